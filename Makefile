@@ -1,0 +1,58 @@
+# `make study` and `make test` need Python 3.11 or newer, make and pip, and a package registry; nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= default
+OUTPUT ?=
+PIP = $(VENV)/bin/python -m pip install --quiet --quiet
+INSTALLED = $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help study tiny test lint fix publish venv lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+study: venv  ## run all notebooks (PROFILE=default, OUTPUT=folder to leave the checkout as it is)
+	@$(VENV)/bin/ccq run --profile "$(PROFILE)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
+tiny: venv  ## run all notebooks on a few documents, into build/smoke
+	@$(VENV)/bin/ccq run --profile tiny --output build/smoke
+
+test: venv  ## run the test suite
+	@$(VENV)/bin/python -m pytest -q
+
+lint: venv  ## check code, notebooks, docstrings and formatting
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+
+fix: venv  ## repair what lint can repair
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+publish: venv  ## copy the notebooks of a finished default run, cleaned, over the committed ones
+	@$(VENV)/bin/ccq publish
+
+venv: $(INSTALLED)  ## install the pinned packages (study and test do this)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "make: no $(PYTHON); install Python 3.11 or newer, or give PYTHON=path" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing the pinned packages into $(VENV); this takes some minutes." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --editable .
+	@touch $@
+
+lock:  ## resolve pyproject.toml anew and pin the result in requirements.lock
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --quiet --editable '.[dev]'
+	@build/lock/bin/python -m pip check
+	@sed -n '/^#/p' requirements.lock > build/lock/pinned
+	@build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/^\(torch==[^+]*\)+.*/\1/' >> build/lock/pinned
+	@mv build/lock/pinned requirements.lock && rm -rf build/lock
+
+clean:  ## remove build/ and data/cache; committed results stay
+	@rm -rf build data/cache

@@ -1,0 +1,112 @@
+"""How the percentile quantizer is calibrated, and what each choice costs (notebook 04)."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import skew
+
+from ccq_utils.codecs import PercentileCodec
+from ccq_utils.compress import Side, codec_rows, ndcg, retention_row
+from ccq_utils.decoder import Decoder
+from ccq_utils.embed import normalise
+from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_entropy, unpack
+from ccq_utils.study import Study
+
+
+def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims: int) -> pd.DataFrame:
+    """Retention for every number of bits, spacing and scoring, at the same stop.
+
+    Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), and ``bucket numbers`` (both sides compared by
+    the cosine of their bucket numbers, as if those were values: the mistake to avoid). ``float`` rows are the stop itself.
+    """
+    calibration = study.joined("calibration")
+    rows = []
+    for side in found.values():
+        queries, documents = decoder.transform(side.queries, dims), decoder.transform(side.documents, dims)
+        labels = {"bits": 32, "spacing": "none", "scoring": "float", "bytes_per_vector": 4 * dims}
+        rows.append(retention_row(study, side, ndcg(side.judge, queries @ documents.T), **labels))
+    for bits in BITS:
+        for spacing in SPACINGS:
+            codec = PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
+            rows += codec_rows(study, found, codec, bits=bits, spacing=spacing)
+            for side in found.values():
+                numbers = [_bucket_numbers(codec, vectors) for vectors in (side.queries, side.documents)]
+                labels = {
+                    "bits": bits,
+                    "spacing": spacing,
+                    "scoring": "bucket numbers",
+                    "bytes_per_vector": codec.bytes_per_vector,
+                }
+                rows.append(retention_row(study, side, ndcg(side.judge, numbers[0] @ numbers[1].T), **labels))
+    return pd.DataFrame(rows)
+
+
+def _bucket_numbers(codec, vectors):
+    buckets = unpack(codec.encode(vectors), codec.bits, codec.dims).astype(np.float32)
+    return normalise(buckets + 1)  # counting from one, so that no vector is all zeros
+
+
+def bucket_quality(calibration: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
+    """Per bits, spacing and dimension: entropy of the codes (bits), squared error relative to variance, skewness."""
+    rows = []
+    for bits in BITS:
+        for spacing in SPACINGS:
+            quantizer = PercentileQuantizer(bits, spacing).fit(calibration)
+            buckets = quantizer.buckets(vectors)
+            error = ((quantizer.decode(quantizer.encode(vectors)) - vectors) ** 2).mean(0) / vectors.var(0)
+            measured = {
+                "dim": np.arange(vectors.shape[1]),
+                "entropy": bucket_entropy(buckets, bits),
+                "relative_error": error,
+            }
+            rows.append(
+                pd.DataFrame({"bits": bits, "spacing": spacing, **measured, "skewness": skew(calibration, axis=0)})
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def calibration_sizes(
+    study: Study, found: dict[str, Side], decoder: Decoder, dims: int, sizes: list[int]
+) -> pd.DataFrame:
+    """Retention against the number of calibration passages; sizes below the number of buckets are left out."""
+    calibration = study.joined("calibration")
+    rows = []
+    for size in sorted({min(size, len(calibration)) for size in sizes}):
+        for bits in BITS:
+            if size >= 2**bits:
+                codec = PercentileCodec(dims, bits, decoder).fit(calibration[:size])
+                rows += codec_rows(study, found, codec, symmetric=(False,), bits=bits, size=size)
+    return pd.DataFrame(rows)
+
+
+def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, dims: int) -> pd.DataFrame:
+    """Retention when the quantizer is calibrated on other text: held-out training text, one library of it, the corpus itself.
+
+    The difference is paired against calibration on the held-out training text. The corpus is used without its queries
+    and judgements.
+    """
+    calibration, groups = study.joined("calibration"), np.array(study.corpora.groups)
+    texts = {"held-out text": calibration}
+    texts |= {
+        f"only {group}": calibration[groups == group] for group in np.unique(groups) if len(np.unique(groups)) > 1
+    }
+    rows = []
+    for side in found.values():
+        reference = {}
+        for name, vectors in (texts | {"the corpus itself": side.documents}).items():
+            for bits in (8, 4, 2, 1):
+                if len(vectors) < 2**bits:
+                    continue
+                codec = PercentileCodec(dims, bits, decoder).fit(vectors)
+                values = ndcg(side.judge, codec.project(side.queries) @ codec.decode(codec.encode(side.documents)).T)
+                reference.setdefault(bits, values)
+                difference = study.interval("difference", values, reference[bits])
+                row = retention_row(study, side, values, bits=bits, calibration=name, passages=len(vectors))
+                rows.append(
+                    row
+                    | {
+                        "difference": difference.estimate,
+                        "difference_low": difference.low,
+                        "difference_high": difference.high,
+                    }
+                )
+    return pd.DataFrame(rows)

@@ -1,0 +1,118 @@
+"""Retention of a compressed concat: fit without judgements, code the documents, score, compare per query."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ccq_utils.codecs import scores
+from ccq_utils.decoder import Decoder, fit_pca, train_decoder
+from ccq_utils.study import Study
+
+
+@dataclass
+class Side:
+    """One task's float vectors and the per-query scores of the raw concat, the reference of every retention."""
+
+    task: str
+    queries: np.ndarray
+    documents: np.ndarray
+    judge: object
+    reference: np.ndarray
+
+
+def sides(study: Study, split: str = "test", members=None, weights=None) -> dict[str, Side]:
+    """The raw concat of every task that has ``split``: its vectors and nDCG@10 per query."""
+    found = {}
+    for task in study.tasks if split == "test" else study.tuning_tasks:
+        queries, documents = (study.joined(task, part, members, weights) for part in (split, None))
+        judge = study.evaluator(task, split)
+        found[task] = Side(task, queries, documents, judge, ndcg(judge, queries @ documents.T))
+    return found
+
+
+def ndcg(judge, matrix: np.ndarray) -> np.ndarray:
+    """nDCG@10 per query of a score matrix."""
+    return judge(matrix)["ndcg_at_10"].to_numpy()
+
+
+def retention_row(study: Study, side: Side, values: np.ndarray, **labels) -> dict:
+    """One tidy row: labels, nDCG@10, retention against the raw concat with its interval, number of queries."""
+    interval = study.interval("retention", values, side.reference)
+    return {"task": side.task, **labels, "ndcg_at_10": values.mean(), **interval._asdict()}
+
+
+def codec_rows(study: Study, found: dict[str, Side], codec, symmetric=(False, True), **labels) -> list[dict]:
+    """Retention of a fitted codec on every task, for asymmetric and symmetric scoring."""
+    rows = []
+    for side in found.values():
+        codes = codec.encode(side.documents)
+        for both in symmetric:
+            values = ndcg(side.judge, scores(codec, side.queries, codes, both))
+            scoring = "symmetric" if both else "asymmetric"
+            factor = 4 * side.documents.shape[1] / codes.shape[1]
+            sizes = {"bytes_per_vector": codes.shape[1], "compression_factor": factor}
+            rows.append(retention_row(study, side, values, **labels, scoring=scoring, **sizes))
+    return rows
+
+
+def decoder_rows(study: Study, found: dict[str, Side], decoder: Decoder, stops: list[int], label: str) -> list[dict]:
+    """Retention of a decoder's float output at each stop, on every task; ``label`` goes to the column ``decoder``."""
+    rows = []
+    for side in found.values():
+        for stop in stops:
+            queries, documents = decoder.transform(side.queries, stop), decoder.transform(side.documents, stop)
+            values = ndcg(side.judge, queries @ documents.T)
+            rows.append(retention_row(study, side, values, decoder=label, stop=stop))
+    return rows
+
+
+def trained_decoder(
+    study: Study, start: str, dims=None, depth=1, width=512, seed=0, early_stop=True
+) -> tuple[Decoder, pd.DataFrame]:
+    """A decoder trained on the profile's training text, cached by content, with its loss history.
+
+    Parameters
+    ----------
+    start : ``random`` (the paper's) or ``PCA`` (uncentred PCA of the training concat; depth 1 only)
+    dims : output dims; the profile's if None; stops beyond it are left out
+    early_stop : False trains all ablation epochs, to show what happens past the best one
+    """
+    spec = study.profile.decoder
+    training, validation = study.joined("training"), study.joined("validation")
+    dims = min(dims or spec.dims, training.shape[1])
+    stops = [stop for stop in spec.stops if stop < dims] + [dims]
+    settings = {
+        "stops": stops,
+        "epochs": spec.epochs if early_stop else spec.ablation_epochs,
+        "batch_size": spec.batch_size,
+        "learning_rate": spec.learning_rate * (0.1 if start == "PCA" else 1),
+        "patience": spec.patience if early_stop else None,
+        "seed": study.profile.seed + seed,
+    }
+    key = {
+        "start": start,
+        "dims": dims,
+        "depth": depth,
+        "width": width,
+        **settings,
+        "vectors": _fingerprint(training, validation),
+    }
+
+    def build(folder):
+        torch.manual_seed(settings["seed"])
+        decoder = fit_pca(training, dims) if start == "PCA" else Decoder(training.shape[1], dims, depth, width)
+        history = train_decoder(decoder, training, validation, **settings)
+        decoder.save(folder)
+        history.to_csv(folder / "history.csv", index=False)
+
+    folder = study.cache.artifact("decoders", key, build)
+    decoder = Decoder.load(folder)
+    decoder.artifact = folder.name
+    return decoder, pd.read_csv(folder / "history.csv")
+
+
+def _fingerprint(*arrays):
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()

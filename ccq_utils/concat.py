@@ -1,0 +1,57 @@
+"""Joining base models: ``x = [w1 x1; w2 x2; ...]`` of L2-normalised members (paper section 3.1; there every w is 1)."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ccq_utils.embed import normalise
+from ccq_utils.errors import StudyError
+
+
+def concat(
+    members: Sequence[np.ndarray], weights: Sequence[float] | None = None, normalised: bool = True
+) -> np.ndarray:
+    """Join member vectors row by row and normalise the join.
+
+    Parameters
+    ----------
+    members : arrays ``(n, d_i)``, one per base model, rows aligned
+    weights : one positive number per member; equal weights where None
+    normalised : normalise each member first (the paper's way); False joins raw vectors, so that long ones dominate
+
+    Returns
+    -------
+    ``(n, sum d_i) float32`` with rows of length one.
+
+    Raises
+    ------
+    StudyError : no member, members of unequal length, a NaN or zero row, a weight that is not positive.
+    """
+    if not members:
+        raise StudyError("concat needs at least one member")
+    lengths = [len(member) for member in members]
+    if len(set(lengths)) > 1:
+        raise StudyError(f"concat: members have {lengths} rows; encode the same texts with each")
+    weights = [1.0] * len(members) if weights is None else list(weights)
+    if len(weights) != len(members) or any(not weight > 0 for weight in weights):
+        raise StudyError(f"concat: weights {weights} must be {len(members)} positive numbers, one per member")
+    parts = [
+        normalise(member, f"member {number}") if normalised else member for number, member in enumerate(members, 1)
+    ]
+    joined = np.concatenate([np.float32(weight) * part for weight, part in zip(weights, parts, strict=True)], axis=1)
+    return normalise(joined.astype(np.float32, copy=False), "concat")
+
+
+def subsets(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset of ``names``, small ones first."""
+    names = list(names)
+    return [chosen for size in range(1, len(names) + 1) for chosen in itertools.combinations(names, size)]
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
+    """Linear centred kernel alignment of two models' vectors for the same texts, 0 to 1 (Kornblith et al. 2019, eq. 3)."""
+    first = first - first.mean(0)
+    second = second - second.mean(0)
+    cross = np.linalg.norm(first.T @ second) ** 2
+    return float(cross / (np.linalg.norm(first.T @ first) * np.linalg.norm(second.T @ second)))

@@ -1,0 +1,180 @@
+"""The decoder: a light map from the concat's D dims to d, whose prefixes (stops) are useful on their own.
+
+Loss (paper section 3.2): for a batch, the difference between the pairwise cosine similarities of inputs and outputs,
+summed over the stops. All stops come from one set of Gram prefix sums: the Gram matrix of a prefix is the sum of the
+Gram matrices of the blocks between stops, so a step costs B*B*d multiplications rather than B*B*sum(stops).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from ccq_utils.errors import StudyError
+
+
+class Decoder(nn.Module):
+    """D -> d in ``depth`` layers; depth 1 is one linear map without bias, deeper ones have GELU between layers.
+
+    Parameters
+    ----------
+    in_dims, out_dims : D and d
+    depth : 1, 2 or 3
+    width : hidden width of deeper decoders
+    """
+
+    def __init__(self, in_dims: int, out_dims: int, depth: int = 1, width: int = 512):
+        super().__init__()
+        if depth < 1:
+            raise StudyError(f"decoder depth {depth} must be 1 or more")
+        self.config = {"in_dims": in_dims, "out_dims": out_dims, "depth": depth, "width": width}
+        sizes = [in_dims, *[width] * (depth - 1), out_dims]
+        layers = []
+        for index, (wide, narrow) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            layers += [nn.Linear(wide, narrow, bias=depth > 1)] + ([nn.GELU()] if index < depth - 1 else [])
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """``(n, D) -> (n, d)``; not normalised, because truncation comes first."""
+        return self.layers(vectors)
+
+    @torch.inference_mode()
+    def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
+        """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``.
+
+        Raises
+        ------
+        StudyError : the input's dims are not D, or ``dims`` is more than the decoder gives.
+        """
+        expected, largest = self.config["in_dims"], self.config["out_dims"]
+        if vectors.shape[1] != expected:
+            raise StudyError(
+                f"decoder takes {expected} dims, the vectors have {vectors.shape[1]}; it was fitted on another concat"
+            )
+        if dims is not None and not 1 <= dims <= largest:
+            raise StudyError(f"stop {dims} does not fit the decoder's {largest} dims")
+        decoded = self(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))[:, :dims]
+        return nn.functional.normalize(decoded, dim=1).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Weights as safetensors, shape as JSON."""
+        save_file(self.state_dict(), folder / "decoder.safetensors")
+        (folder / "decoder.json").write_text(json.dumps(self.config))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Decoder":
+        """What ``save`` wrote."""
+        decoder = cls(**json.loads((folder / "decoder.json").read_text()))
+        decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
+        return decoder.eval()
+
+
+def prefix_cosines(vectors: torch.Tensor, stops: list[int]) -> list[torch.Tensor]:
+    """Pairwise cosine similarities ``(B, B)`` of the first ``stop`` dims, for every stop, from Gram prefix sums."""
+    gram = torch.zeros(len(vectors), len(vectors), dtype=vectors.dtype)
+    found, start = [], 0
+    for stop in stops:
+        block = vectors[:, start:stop]
+        gram = gram + block @ block.T
+        scale = gram.diagonal().clamp_min(1e-12).rsqrt()
+        found.append(gram * scale[:, None] * scale[None, :])
+        start = stop
+    return found
+
+
+def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
+    """Mean squared difference of pairwise cosines, input against each prefix of the output, averaged over stops.
+
+    Parameters
+    ----------
+    inputs : ``(B, D)`` with rows of length one
+    outputs : ``(B, d)``, any length
+    stops : ascending truncation depths, the last at most d
+    """
+    teacher = inputs @ inputs.T
+    return sum(((student - teacher) ** 2).mean() for student in prefix_cosines(outputs, stops)) / len(stops)
+
+
+def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
+    """Uncentred PCA as a decoder: its prefixes keep the most of the vectors' inner products among linear maps.
+
+    Raises
+    ------
+    StudyError : more dims than the vectors have.
+    """
+    in_dims = vectors.shape[1]
+    if dims > in_dims:
+        raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
+    second_moment = (vectors.T @ vectors).astype(np.float64)
+    values, axes = np.linalg.eigh(second_moment)
+    axes = axes[:, np.argsort(values)[::-1][:dims]]
+    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(dims)])
+    decoder = Decoder(in_dims, dims)
+    with torch.no_grad():
+        decoder.layers[0].weight.copy_(torch.from_numpy(axes.T.astype(np.float32)))
+    return decoder.eval()
+
+
+def train_decoder(
+    decoder: Decoder,
+    training: np.ndarray,
+    validation: np.ndarray,
+    stops: list[int],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    patience: int | None,
+    seed: int,
+) -> pd.DataFrame:
+    """Train in place with Adam on random batches, keep the weights of the best validation loss.
+
+    Parameters
+    ----------
+    training, validation : concat vectors ``(n, D)`` of text without judgements
+    patience : epochs without improvement before stopping; None trains all epochs (to show overfitting)
+
+    Returns
+    -------
+    DataFrame with ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
+
+    Raises
+    ------
+    StudyError : stops larger than the decoder, or too little text for one batch.
+    """
+    if stops[-1] > decoder.config["out_dims"]:
+        raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
+    if len(training) < 2 or len(validation) < 2:
+        raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
+    generator = torch.Generator().manual_seed(seed)
+    training, validation = torch.from_numpy(training), torch.from_numpy(validation)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    best, best_state, history = np.inf, None, []
+    for epoch in (progress := tqdm(range(epochs + 1), desc=f"decoder of depth {decoder.config['depth']}", leave=False)):
+        losses = []
+        decoder.train()
+        for index in torch.randperm(len(training), generator=generator).split(batch_size) if epoch else ():
+            if len(index) > 1:
+                loss = similarity_loss(training[index], decoder(training[index]), stops)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.item())
+        decoder.eval()
+        with torch.inference_mode():
+            held_out = similarity_loss(validation, decoder(validation), stops).item()
+        history.append(
+            {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
+        )
+        progress.set_postfix(validation=f"{held_out:.5f}")
+        if held_out < best:
+            best, best_epoch = held_out, epoch
+            best_state = {name: values.clone() for name, values in decoder.state_dict().items()}
+        if patience is not None and epoch - best_epoch >= patience:
+            break
+    decoder.load_state_dict(best_state)
+    return pd.DataFrame(history)

@@ -1,0 +1,108 @@
+"""What joining gains: every subset of the candidates, and other ways to combine the same models (notebook 02)."""
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ccq_utils.concat import subsets
+from ccq_utils.selection import member_scores
+from ccq_utils.stats import verdict
+from ccq_utils.study import Study
+
+RRF_CONSTANT = 60
+"""Reciprocal-rank fusion's constant (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+
+
+def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
+    """Every subset of the candidates on every task, joined with equal weights.
+
+    The concat of normalised members scores a document by the mean of its members' cosines, so a subset is a sum of the
+    members' score matrices. Columns: ``score`` with interval; ``gain`` over the subset's best member and ``over_large``
+    over the profile's large model, both paired per query with interval and verdict. The best member is the one with the
+    highest mean on the same queries, which is the hardest reference.
+    """
+    rows = []
+    for task in study.tasks if split == "test" else study.tuning_tasks:
+        judge = study.evaluator(task, split)
+        cosines = {model: member_scores(study, model, task, split) for model in study.profile.models}
+        single = {model: judge(matrix)["ndcg_at_10"].to_numpy() for model, matrix in cosines.items()}
+        large = single[study.profile.large_model]
+        for members in tqdm(subsets(cosines), desc=f"subsets on {task}", leave=False):
+            found = judge(sum(cosines[member] for member in members))["ndcg_at_10"].to_numpy()
+            best = max(members, key=lambda member: single[member].mean())
+            score = study.interval("mean", found)
+            gain, over = study.interval("difference", found, single[best]), study.interval("difference", found, large)
+            strengths = [single[member].mean() for member in members]
+            rows.append(
+                {
+                    "task": task,
+                    "members": " + ".join(members),
+                    "size": len(members),
+                    "dims": sum(study.member_vectors(member, task).shape[1] for member in members),
+                    **_named("score", score),
+                    "best_member": best,
+                    **_named("gain", gain),
+                    "gain_verdict": verdict(gain),
+                    **_named("over_large", over),
+                    "over_large_verdict": verdict(over),
+                    "strength_gap": max(strengths) - min(strengths),
+                    "queries": score.queries,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _named(name, interval):
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def fusion_comparison(study: Study, members: list[str]) -> pd.DataFrame:
+    """Ways to combine the same members: concat (normalised or raw) against rank fusion and score fusion, per task.
+
+    Score fusion adds min-max-normalised scores per query; rank fusion is reciprocal-rank fusion. ``difference`` is
+    paired against the normalised concat.
+    """
+    rows = []
+    for task in study.tasks:
+        judge = study.evaluator(task)
+        cosines = [member_scores(study, member, task) for member in members]
+        raw = [study.joined(task, split, members, normalised=False) for split in ("test", None)]
+        ways = {
+            "concat": lambda cosines=cosines: sum(cosines),
+            "concat of raw vectors": lambda raw=raw: raw[0] @ raw[1].T,
+            "score fusion": lambda cosines=cosines: sum(_min_max(matrix) for matrix in cosines),
+            "rank fusion": lambda cosines=cosines: sum(1 / (RRF_CONSTANT + _ranks(matrix)) for matrix in cosines),
+        }
+        found = {way: judge(make())["ndcg_at_10"].to_numpy() for way, make in ways.items()}
+        for way, values in found.items():
+            difference = study.interval("difference", values, found["concat"])
+            rows.append(
+                {
+                    "task": task,
+                    "way": way,
+                    **_named("score", study.interval("mean", values)),
+                    **_named("difference", difference),
+                    "verdict": "reference" if way == "concat" else verdict(difference),
+                    "queries": difference.queries,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _min_max(matrix):
+    low, high = matrix.min(1, keepdims=True), matrix.max(1, keepdims=True)
+    return (matrix - low) / (high - low)
+
+
+def _ranks(matrix):
+    ranks = np.empty(matrix.shape, dtype=np.float32)
+    order = np.argsort(-matrix, axis=1, kind="stable")
+    np.put_along_axis(ranks, order, np.arange(1, matrix.shape[1] + 1, dtype=np.float32)[None], axis=1)
+    return ranks
+
+
+def best_per_size(gains: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
+    """For each subset size, the subset with the best macro-mean score on validation queries, with its test rows."""
+    means = validation.groupby(["size", "members"])["score"].mean()
+    chosen = means.groupby("size").idxmax().map(lambda index: index[1])
+    return gains[gains["members"].isin(chosen)].sort_values(["task", "size"])

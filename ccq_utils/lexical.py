@@ -1,0 +1,93 @@
+"""A lexical encoder as a sentence-transformers module: hashed character n-grams, TF-IDF, sparse random projection.
+
+All scikit-learn; nothing is learned but the inverse document frequencies. It sees spelling where neural members see
+meaning, which makes it complementary to them, at no cost worth naming.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from safetensors.numpy import load_file, save_file
+from sentence_transformers.base.modules.input_module import InputModule
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.random_projection import SparseRandomProjection
+
+
+class LexicalEncoder(InputModule):
+    """Text -> hashed character n-grams -> TF-IDF -> random projection -> ``(n, dims) float32``, L2-normalised.
+
+    Parameters
+    ----------
+    ngrams : shortest and longest character n-gram, inside word boundaries
+    features : number of hash buckets
+    dims : dimensions after projection
+    nonzeros : dims that each bucket touches; scikit-learn's default (below one here) maps half of the buckets to nothing
+    idf : ``(features,) float32`` inverse document frequencies; ``fit`` computes them
+    projection : ``(features, dims)`` sparse matrix; drawn by ``fit``
+    """
+
+    config_keys = ["ngrams", "features", "dims", "nonzeros"]
+
+    def __init__(self, ngrams=(3, 4), features=2**16, dims=384, nonzeros=8, idf=None, projection=None):
+        super().__init__()
+        self.ngrams, self.features = tuple(ngrams), features
+        self.dims, self.nonzeros = dims, nonzeros
+        self.vectorizer = HashingVectorizer(
+            analyzer="char_wb", ngram_range=self.ngrams, n_features=features, norm=None, alternate_sign=False
+        )
+        self.idf = (
+            None if idf is None else torch.nn.Parameter(torch.as_tensor(idf, dtype=torch.float32), requires_grad=False)
+        )
+        self.projection = projection
+
+    def fit(self, texts: list[str], seed: int) -> "LexicalEncoder":
+        """Learn the inverse document frequencies of ``texts`` and draw the projection; returns itself."""
+        counts = self.vectorizer.transform(texts)
+        idf = TfidfTransformer(sublinear_tf=True).fit(counts).idf_
+        self.idf = torch.nn.Parameter(torch.as_tensor(idf, dtype=torch.float32), requires_grad=False)
+        draw = SparseRandomProjection(self.dims, density=min(1.0, self.nonzeros / self.dims), random_state=seed)
+        components = draw.fit(sparse.csr_matrix((1, self.features))).components_
+        self.projection = sparse.csr_matrix(components.T, dtype=np.float32)
+        return self
+
+    def preprocess(self, inputs, prompt=None, **kwargs):
+        """Texts to their projected vectors; the sparse part of the work happens here, on the CPU."""
+        counts = self.vectorizer.transform([(prompt or "") + text for text in inputs]).astype(np.float32)
+        counts.data = (1 + np.log(counts.data)) * self.idf.detach().cpu().numpy()[counts.indices]
+        projected = (counts @ self.projection).toarray()
+        return {"lexical": torch.from_numpy(projected)}
+
+    def forward(self, features, **kwargs):
+        """Normalise; a text without any n-gram stays the zero vector."""
+        features["sentence_embedding"] = torch.nn.functional.normalize(features.pop("lexical"), dim=-1)
+        return features
+
+    def get_embedding_dimension(self):
+        """Dimensions of the output."""
+        return self.dims
+
+    def save(self, output_path, *args, **kwargs):
+        """Config as JSON, frequencies and projection as safetensors."""
+        tensors = {
+            "idf": self.idf.detach().cpu().numpy(),
+            "data": self.projection.data,
+            "indices": self.projection.indices.astype(np.int32),
+            "indptr": self.projection.indptr.astype(np.int32),
+        }
+        save_file(tensors, Path(output_path) / "lexical.safetensors")
+        (Path(output_path) / self.config_file_name).write_text(json.dumps(self.get_config_dict(), indent=1))
+
+    @classmethod
+    def load(cls, model_name_or_path, subfolder="", **kwargs):
+        """Load what ``save`` wrote."""
+        hub = {
+            name: kwargs[name] for name in ("token", "cache_folder", "revision", "local_files_only") if name in kwargs
+        }
+        config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
+        held = load_file(cls.load_file_path(model_name_or_path, "lexical.safetensors", subfolder=subfolder, **hub))
+        shape = (config["features"], config["dims"])
+        projection = sparse.csr_matrix((held["data"], held["indices"], held["indptr"]), shape=shape)
+        return cls(**config, idf=held["idf"], projection=projection)

@@ -1,0 +1,124 @@
+"""Turns the executed notebooks of a finished run into the ones that are committed: outputs kept, machine removed.
+
+The claims table of the README is written from the run's own table, so that no number there is typed.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from ccq_utils import paths
+from ccq_utils.errors import StudyError
+from ccq_utils.runner import Run
+
+LIMIT = 1_000_000
+"""Bytes that a committed notebook may have."""
+
+CLAIMS = re.compile(r"(<!-- claims of the default profile -->\n).*?(\n<!-- end of claims -->)", re.DOTALL)
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+TIMING = ("papermill", "execution", "ExecuteTime")
+
+
+def publish(profile: str = "default") -> list[Path]:
+    """Copy a finished run's executed notebooks over the sources, all of them or none; returns the files written.
+
+    Raises
+    ------
+    StudyError : a notebook is not finished, changed since, too large, or its outputs hold an error, a warning or a
+        path of this machine.
+    """
+    job = Run(profile)
+    stale = [path.stem for path in job.notebooks if not job.up_to_date(path)]
+    if stale:
+        raise StudyError(f"not run, or changed since: {', '.join(stale)}; run `ccq run --profile {profile}` first")
+    cleaned = {}
+    for path in job.notebooks:
+        notebook = clean(nbformat.read(job.executed / path.name, as_version=4), path.stem)
+        cleaned[path] = nbformat.writes(notebook) + "\n"
+        size = len(cleaned[path].encode())
+        if size > LIMIT:
+            raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
+    readme = paths.ROOT / "README.md"
+    if (job.results / "05_claims.csv").is_file() and readme.is_file():
+        claims = claims_markdown(pd.read_csv(job.results / "05_claims.csv"))
+        cleaned[readme] = CLAIMS.sub(rf"\g<1>{claims}\g<2>", readme.read_text(encoding="utf-8"))
+    for path, text in cleaned.items():
+        path.write_text(text, encoding="utf-8")
+    return list(cleaned)
+
+
+def claims_markdown(claims: pd.DataFrame) -> str:
+    """The claims table as Markdown, one row per claim, measured number with its 95 % interval."""
+    lines = ["| claim | tested | measured (95 % interval) | threshold | verdict |", "| --- | --- | --- | --- | --- |"]
+    for row in claims.itertuples():
+        measured = f"{row.measured:.3f} ({row.low:.3f} to {row.high:.3f})"
+        lines.append(
+            f"| **{row.claim}** {row.statement} | {row.tested} | {measured} | {row.threshold:g} | {row.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def clean(notebook, name: str):
+    """The notebook without traces of this machine and this run; raises ``StudyError`` as ``publish`` does."""
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        for key in TIMING:
+            cell.metadata.pop(key, None)
+    for count, cell in enumerate(code, start=1):
+        cell.outputs = [output for output in _joined(cell.outputs) if not _empty_stderr(output)]
+        cell.execution_count = count
+        for output in cell.outputs:
+            _check(output, f"{name}, cell [{count}]")
+            if "execution_count" in output:
+                output.execution_count = count
+    return notebook
+
+
+def _joined(outputs):
+    """Adjacent pieces of one stream as one output; of a progress bar only its last state stays."""
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            lines = output.text.split("\n")
+            output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+    return joined
+
+
+def _empty_stderr(output):
+    return output.output_type == "stream" and output.name == "stderr" and not output.text.strip()
+
+
+def _check(output, place):
+    if output.output_type == "error":
+        raise StudyError(f"{place} ended in {output.ename}: {output.evalue}")
+    if output.output_type == "stream" and output.name == "stderr":
+        raise StudyError(f"{place} wrote to stderr: {output.text.strip().splitlines()[0][:200]}")
+    for text in _texts(output):
+        found = _machine_paths().search(text)
+        if found:
+            raise StudyError(f"{place} shows a path of this machine: {text[found.start() : found.end() + 40]!r}")
+
+
+def _texts(output):
+    if output.output_type == "stream":
+        yield output.text
+    for kind, content in output.get("data", {}).items():
+        if kind in ("image/png", "image/jpeg"):  # base64 is no text
+            continue
+        yield content if isinstance(content, str) else str(content)
+
+
+def _machine_paths():
+    folders = {str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"}
+    return re.compile("|".join(rf"(?<![\w.]){re.escape(folder)}(?![\w-])" for folder in sorted(folders)))

@@ -1,0 +1,177 @@
+"""Choosing members: single scores, how two models complement each other, greedy forward selection (notebook 01)."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ccq_utils.concat import linear_cka
+from ccq_utils.embed import embed, normalise
+from ccq_utils.models import BUILDERS
+from ccq_utils.study import Study
+
+WEIGHTS = (0.5, 0.7, 1.0, 1.4)
+"""Weights that selection tries for a new member; a member's share of the score is the square of its weight."""
+
+
+def member_scores(study: Study, model: str, task: str, split: str = "test") -> np.ndarray:
+    """Cosines ``(queries, documents)`` of one base model."""
+    queries = normalise(study.member_vectors(model, task, split))
+    return queries @ normalise(study.member_vectors(model, task)).T
+
+
+def per_query(study: Study, model: str, task: str, split: str = "test") -> pd.DataFrame:
+    """Per-query metrics of one base model."""
+    return study.evaluator(task, split)(member_scores(study, model, task, split))
+
+
+def single_scores(study: Study, split: str = "test") -> pd.DataFrame:
+    """nDCG@10 with its interval, MRR@10 and Recall@100 of every base model on every task that has the split."""
+    rows = []
+    for task in study.tasks if split == "test" else study.tuning_tasks:
+        for model in study.profile.models:
+            found = per_query(study, model, task, split)
+            interval = study.interval("mean", found["ndcg_at_10"])
+            others = {name: found[name].mean() for name in ("mrr_at_10", "recall_at_100")}
+            rows.append({"task": task, "split": split, "model": model, **interval._asdict(), **others})
+    return pd.DataFrame(rows)
+
+
+def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
+    """One row per task and pair of base models.
+
+    ``wins_first`` and ``wins_second`` are shares of queries with the strictly higher nDCG@10; ``oracle_gain`` is what a
+    perfect choice per query adds to the better of the two; ``overlap`` the mean share of common documents in their top
+    10; ``cka`` the linear CKA of their document vectors; ``gain`` what the concat adds, with its interval.
+    """
+    rows = []
+    for task in study.tasks:
+        judge = study.evaluator(task, split)
+        cosines = {model: member_scores(study, model, task, split) for model in study.profile.models}
+        found = {model: judge(matrix)["ndcg_at_10"].to_numpy() for model, matrix in cosines.items()}
+        tops = {model: judge.top(matrix) for model, matrix in cosines.items()}
+        for first, second in tqdm(list(itertools.combinations(cosines, 2)), desc=f"pairs on {task}", leave=False):
+            a, b = found[first], found[second]
+            best = max(a, b, key=np.mean)
+            joined = judge(cosines[first] + cosines[second])["ndcg_at_10"].to_numpy()
+            gain = study.interval("difference", joined, best)
+            rows.append(
+                {
+                    "task": task,
+                    "first": first,
+                    "second": second,
+                    "wins_first": np.mean(a > b),
+                    "wins_second": np.mean(b > a),
+                    "oracle_gain": np.maximum(a, b).mean() - best.mean(),
+                    "overlap": _overlap(tops[first], tops[second]),
+                    "cka": linear_cka(study.member_vectors(first, task), study.member_vectors(second, task)),
+                    "strength_gap": abs(a.mean() - b.mean()),
+                    "gain": gain.estimate,
+                    "low": gain.low,
+                    "high": gain.high,
+                    "queries": gain.queries,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _overlap(first, second):
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(first, second, strict=True)]))
+
+
+def forward_selection(study: Study) -> pd.DataFrame:
+    """Greedy forward selection by macro-mean nDCG@10 on validation queries, weights tried for each new member.
+
+    Returns every trial: ``step``, ``member``, ``weight``, ``score`` (macro mean over tuning tasks), one column per task,
+    and ``chosen``. The first member has weight 1.
+    """
+    cosines = {
+        (model, task): member_scores(study, model, task, "validation")
+        for model in study.profile.models
+        for task in study.tuning_tasks
+    }
+    joined = {task: 0.0 for task in study.tuning_tasks}
+    left, trials = list(study.profile.models), []
+    for step in range(1, min(study.profile.max_members, len(left)) + 1):
+        tried = []
+        for member, weight in itertools.product(left, WEIGHTS if step > 1 else (1.0,)):
+            matrices = {task: joined[task] + weight**2 * cosines[member, task] for task in study.tuning_tasks}
+            found = {
+                task: study.evaluator(task, "validation")(matrix)["ndcg_at_10"].mean()
+                for task, matrix in matrices.items()
+            }
+            tried.append(
+                {"step": step, "member": member, "weight": weight, "score": np.mean(list(found.values())), **found}
+            )
+        best = max(tried, key=lambda trial: trial["score"])
+        trials += [trial | {"chosen": trial is best} for trial in tried]
+        joined = {task: joined[task] + best["weight"] ** 2 * cosines[best["member"], task] for task in joined}
+        left.remove(best["member"])
+    return pd.DataFrame(trials)
+
+
+def published_pairs(published: pd.DataFrame, task_names: list[str]) -> pd.DataFrame:
+    """The pair analysis for published scores, tasks in the place of queries.
+
+    One row per pair of small models (at most 384 dims): in how many tasks each wins, and what a perfect choice per task
+    would add to the better of the two in mean nDCG@10 (x 100).
+    """
+    small = published[(published["dims"] == 384)].set_index("model")[task_names]
+    rows = []
+    for first, second in itertools.combinations(small.index, 2):
+        a, b = small.loc[first].to_numpy(), small.loc[second].to_numpy()
+        oracle = np.maximum(a, b).mean() - max(a.mean(), b.mean())
+        rows.append(
+            {
+                "first": first,
+                "second": second,
+                "wins_first": int((a > b).sum()),
+                "wins_second": int((b > a).sum()),
+                "oracle_gain": oracle,
+            }
+        )
+    return pd.DataFrame(rows).sort_values("oracle_gain", ascending=False)
+
+
+def tune_lexical(study: Study) -> pd.DataFrame:
+    """Validation nDCG@10 (macro mean) of lexical encoders, alone and joined with the large model at equal weight.
+
+    Empty where the profile has no lexical member. Variants differ from the profile in n-grams, dims or nonzeros.
+    """
+    if "lexical" not in study.profile.models:
+        return pd.DataFrame()
+    spec = study.profile.lexical
+    changes = [
+        {},
+        *({"ngrams": ngrams} for ngrams in ((2, 4), (3, 4), (3, 5))),
+        {"dims": spec.dims // 3},
+        {"dims": spec.dims * 2},
+    ]
+    variants = {
+        variant.model_dump_json(): variant for variant in (spec.model_copy(update=change) for change in changes)
+    }
+    rows = []
+    for variant in variants.values():
+        model = BUILDERS["lexical"](
+            study.profile.model_copy(update={"lexical": variant}), lambda: study.corpora, study.cache
+        )
+        alone, joined = [], []
+        for task in study.tuning_tasks:
+            judge = study.evaluator(task, "validation")
+            queries = embed(model, study.texts(task, "validation"), study.cache, "query")
+            matrix = normalise(queries) @ normalise(embed(model, study.texts(task), study.cache)).T
+            alone.append(judge(matrix)["ndcg_at_10"].mean())
+            joined.append(
+                judge(matrix + member_scores(study, study.profile.large_model, task, "validation"))["ndcg_at_10"].mean()
+            )
+        rows.append(
+            {
+                "ngrams": f"{variant.ngrams[0]}-{variant.ngrams[1]}",
+                "dims": variant.dims,
+                "alone": np.mean(alone),
+                "joined": np.mean(joined),
+            }
+        )
+        rows[-1]["in_profile"] = variant == spec
+    return pd.DataFrame(rows)

@@ -1,0 +1,48 @@
+"""Training of the static member: sentence-transformers' StaticEmbedding with MultipleNegativesRankingLoss."""
+
+from pathlib import Path
+
+from ccq_utils.profile import StaticSpec
+
+
+def train_static(pairs: list[tuple[str, str]], tokenizer_file: Path, spec: StaticSpec, seed: int, folder: Path) -> None:
+    """Train token vectors so that a short text finds its long one among the batch, and save the model to ``folder``.
+
+    In-batch negatives, cosine similarity scaled by 20 (the loss's default); deterministic for a seed and a thread count.
+    """
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+    from tokenizers import Tokenizer
+    from transformers import PrinterCallback
+
+    torch.manual_seed(seed)
+    tokens = StaticEmbedding(Tokenizer.from_file(str(tokenizer_file)), embedding_dim=spec.dims)
+    model = SentenceTransformer(modules=[tokens], device="cpu")
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "unused"),
+        num_train_epochs=spec.epochs,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_steps=0.1,
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        seed=seed,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    data = Dataset.from_list([{"anchor": short, "positive": long} for short, long in pairs])
+    loss = MultipleNegativesRankingLoss(model)
+    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary of timings
+    trainer.train()
+    model.save(str(folder), create_model_card=False)

@@ -1,0 +1,239 @@
+"""What a notebook opens first: the profile's tasks, models and vectors, and the tables that notebooks pass on."""
+
+import importlib.metadata
+import json
+import logging
+import platform
+import re
+import warnings
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ccq_utils import docstrings, figures, paths, tasks
+from ccq_utils.cache import Cache, file_digest, writing_to
+from ccq_utils.concat import concat
+from ccq_utils.corpora import Corpora, load_corpora
+from ccq_utils.decoder import Decoder
+from ccq_utils.embed import embed
+from ccq_utils.errors import StudyError
+from ccq_utils.evaluate import Evaluator
+from ccq_utils.models import load_models
+from ccq_utils.profile import load_profile
+from ccq_utils.stats import Interval, paired_interval
+from ccq_utils.tasks import Task
+
+STEPS = {
+    "01": "01_select_models",
+    "02": "02_concatenation_gains",
+    "03": "03_train_decoder",
+    "04": "04_calibrate_quantization",
+    "05": "05_stress_tests",
+}
+SPLITS = ("validation", "test")
+TEXT_PARTS = ("training", "calibration", "validation")
+
+
+class Study:
+    """A profile opened by one notebook.
+
+    Parameters
+    ----------
+    profile : profile name or path of a YAML file
+    step : the notebook's number, ``01`` to ``05``; its tables and figures carry it
+    output : folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``
+    """
+
+    def __init__(self, profile: str, step: str, output: str = ""):
+        if step not in STEPS:
+            raise StudyError(f"unknown step {step!r}; accepted: {', '.join(STEPS)}")
+        quiet()
+        figures.style()
+        self.profile, self.step = load_profile(profile), step
+        self.cache = Cache(paths.cache_folder())
+        self.results = paths.results_folder(self.profile.name, output)
+        self.figures = paths.figures_folder(self.profile.name, output)
+        self._vectors: dict[tuple, np.ndarray] = {}
+
+    # ---- inputs -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The profile's tasks by name, in the profile's order."""
+        return {spec.name: self._task(spec) for spec in self.profile.tasks}
+
+    def _task(self, spec):
+        if not spec.source.startswith("docstrings"):
+            return tasks.load_task(spec, self.profile.seed)
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
+
+        def build(folder):
+            made = asdict(tasks.load_task(spec, self.profile.seed)) | {"validation": None}
+            made["validation"] = sorted(tasks.load_task(spec, self.profile.seed).validation)
+            (folder / "task.json").write_text(json.dumps(made))
+
+        held = json.loads((self.cache.artifact("tasks", key, build) / "task.json").read_text())
+        return Task(**held | {"validation": frozenset(held["validation"])})
+
+    @cached_property
+    def corpora(self) -> Corpora:
+        """Training, calibration and validation text without judgements."""
+        spec = self.profile.training
+        if spec.source != "docstrings":
+            return load_corpora(spec, self.profile.seed)
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
+
+        def build(folder):
+            (folder / "corpora.json").write_text(json.dumps(asdict(load_corpora(spec, self.profile.seed))))
+
+        return Corpora(**json.loads((self.cache.artifact("corpora", key, build) / "corpora.json").read_text()))
+
+    def _text_versions(self, libraries):
+        versions = {name: importlib.metadata.version({"sklearn": "scikit-learn"}.get(name, name)) for name in libraries}
+        code = [file_digest(Path(module.__file__)) for module in (docstrings, tasks)]
+        return {"versions": versions, "code": code, "python": platform.python_version_tuple()[:2]}
+
+    @cached_property
+    def models(self):
+        """The profile's base models by name."""
+        return load_models(self.profile, lambda: self.corpora, self.cache)
+
+    @cached_property
+    def selection(self) -> pd.DataFrame:
+        """What notebook 01 chose: ``member`` and ``weight``, in the order of choice."""
+        return self.read("01_selection")
+
+    @property
+    def members(self) -> list[str]:
+        """Selected base models in the order of choice."""
+        return list(self.selection["member"])
+
+    # ---- vectors ------------------------------------------------------------------------------------------------
+
+    def member_vectors(self, model: str, part: str, split: str | None = None) -> np.ndarray:
+        """Vectors of one base model as the model gives them.
+
+        Parameters
+        ----------
+        part : a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
+            ``validation`` for the text without judgements
+        """
+        if (model, part, split) not in self._vectors:
+            kind = "document" if split is None else "query"
+            self._vectors[model, part, split] = embed(self.models[model], self.texts(part, split), self.cache, kind)
+        return self._vectors[model, part, split]
+
+    def texts(self, part: str, split: str | None = None) -> list[str]:
+        """The texts behind ``member_vectors``, in the same order."""
+        if part in self.tasks:
+            task = self.tasks[part]
+            return (
+                list(task.documents.values())
+                if split is None
+                else [task.queries[name] for name in task.query_ids(split)]
+            )
+        if part in TEXT_PARTS:
+            return getattr(self.corpora, part)
+        raise StudyError(f"unknown part {part!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
+
+    def joined(
+        self, part: str, split: str | None = None, members=None, weights=None, normalised: bool = True
+    ) -> np.ndarray:
+        """The concat of a part of the text: of the selection with its weights, or of ``members`` (equal weights if None)."""
+        if members is None:
+            members, weights = self.members, list(self.selection["weight"])
+        vectors = [self.member_vectors(member, part, split) for member in members]
+        return concat(vectors, weights, normalised)
+
+    def evaluator(self, task: str, split: str = "test") -> Evaluator:
+        """The scorer of one task and split; a task without validation queries has only ``test``."""
+        if (task, split) not in self._evaluators:
+            raise StudyError(f"task {task!r} has no {split} queries; set validation_queries in the profile")
+        return self._evaluators[task, split]
+
+    @cached_property
+    def _evaluators(self):
+        return {
+            (name, split): Evaluator(task, split)
+            for name, task in self.tasks.items()
+            for split in SPLITS
+            if task.query_ids(split)
+        }
+
+    @property
+    def tuning_tasks(self) -> list[str]:
+        """Tasks with validation queries, on which choices are made."""
+        return [name for name in self.tasks if (name, "validation") in self._evaluators]
+
+    def decoder(self, name: str = "decoder") -> Decoder:
+        """The decoder that notebook 03 saved for this profile's selection."""
+        return Decoder.load(self._decoder_folder(name))
+
+    def _decoder_folder(self, name):
+        table = self.read("03_decoders").set_index("decoder")
+        folder = self.cache.folder / "decoders" / str(table.loc[name, "artifact"])
+        if not folder.is_dir():
+            raise StudyError(f"the trained {name} is no longer in the cache; run {STEPS['03']} first")
+        return folder
+
+    # ---- statistics ---------------------------------------------------------------------------------------------
+
+    def interval(self, statistic: str, measured, reference=None) -> Interval:
+        """``paired_interval`` with the profile's resamples and seed; one array of per-query scores, or one per task."""
+        wrap = lambda scores: scores if isinstance(scores, list) or scores is None else [scores]  # noqa: E731
+        return paired_interval(statistic, wrap(measured), wrap(reference), self.profile.resamples, self.profile.seed)
+
+    # ---- outputs ------------------------------------------------------------------------------------------------
+
+    def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write ``STEP_name.csv`` beside the other tables and return the table."""
+        with writing_to(self.results):
+            self.results.mkdir(parents=True, exist_ok=True)
+            partial = self.results / f".{self.step}_{name}.partial"
+            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            partial.replace(self.results / f"{self.step}_{name}.csv")
+        return table
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Read a table of an earlier notebook, for example ``01_selection``.
+
+        Raises
+        ------
+        StudyError : it is not there; the message names the notebook to run.
+        """
+        path = self.results / f"{name}.csv"
+        if not path.is_file():
+            step = STEPS.get(name[:2], "the notebook that writes it")
+            raise StudyError(
+                f"table {name}.csv of profile {self.profile.name!r} is missing; run {step} first (ccq run --only {name[:2]})"
+            )
+        return pd.read_csv(path)
+
+    def show(self, figure, name: str) -> None:
+        """Save a figure as PNG and SVG under ``figures/PROFILE`` and display it."""
+        figures.save_figure(figure, self.figures, f"{self.step}_{name}")
+        figures.show(figure)
+
+
+def quiet() -> None:
+    """Progress bars and load reports of libraries stay out of executed notebooks; their errors do not."""
+    warnings.filterwarnings("ignore", message=".*IProgress not found.*")
+    for name in ("sentence_transformers", "transformers", "datasets", "model2vec", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def versions_table() -> pd.DataFrame:
+    """Versions of Python and of the libraries that decide the numbers."""
+    pattern = re.compile(
+        r"^(torch|sentence-transformers|transformers|mteb|faiss-cpu|numpy|scipy|scikit-learn|pandas|model2vec|wordllama)$"
+    )
+    found = {
+        dist.metadata["Name"]: dist.version
+        for dist in importlib.metadata.distributions()
+        if pattern.match(dist.metadata["Name"] or "")
+    }
+    rows = [("python", platform.python_version()), *sorted(found.items())]
+    return pd.DataFrame(rows, columns=["package", "version"])

@@ -1,0 +1,126 @@
+"""Profiles: the shipped ones load, and every mistake is one line that names key, file and accepted values."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ccq_utils import paths
+from ccq_utils.errors import StudyError
+from ccq_utils.profile import Profile, load_profile
+
+CONTENT = {
+    "name": "mini",
+    "description": "for tests",
+    "models": ["lexical", "wordllama"],
+    "large_model": "lexical",
+    "tasks": [{"name": "summary", "source": "docstrings:summary", "libraries": ["networkx"]}],
+    "training": {"libraries": ["seaborn"]},
+}
+
+
+@pytest.fixture
+def message(tmp_path):
+    """The error of the profile above with some keys changed; asserts that it is one line."""
+
+    def of(**changes):
+        path = tmp_path / "mini.yaml"
+        path.write_text(yaml.safe_dump({**CONTENT, **changes}))
+        with pytest.raises(StudyError) as caught:
+            load_profile(path)
+        assert "\n" not in str(caught.value) and "mini.yaml" in str(caught.value)
+        return str(caught.value)
+
+    return of
+
+
+@pytest.mark.parametrize("path", sorted(paths.PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles_load_by_name_and_by_path(path):
+    profile = load_profile(path.stem)
+    assert profile.name == path.stem and profile == load_profile(path)
+
+
+def test_three_profiles_are_shipped():
+    assert {"default", "tiny", "wiki"} <= {path.stem for path in paths.PROFILES.glob("*.yaml")}
+
+
+def test_unknown_key_names_key_file_and_accepted_keys(message):
+    assert message(modells=[]) == (
+        f"profile mini.yaml: unknown key 'modells'; accepted: {', '.join(Profile.model_fields)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "accepted"),
+    [
+        ({"decoder": {"width": 3}}, "decoder.width", "stops"),
+        ({"tasks": [{**CONTENT["tasks"][0], "splits": 1}]}, "tasks.0.splits", "validation_queries"),
+    ],
+)
+def test_unknown_nested_key_names_its_own_accepted_keys(message, changes, key, accepted):
+    text = message(**changes)
+    assert f"unknown key {key!r}" in text and accepted in text and "large_model" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": "seven"}, "key 'seed': Input should be a valid integer"),
+        ({"decoder": {"epochs": 0}}, "key 'decoder.epochs': Input should be greater than or equal to 1, got 0"),
+        ({"training": {"passages": "many"}}, "key 'training.passages'"),
+        ({"tasks": []}, "key 'tasks'"),
+    ],
+)
+def test_wrong_type_or_value_names_the_key(message, changes, expected):
+    assert expected in message(**changes)
+
+
+def test_missing_key_is_named(tmp_path):
+    path = tmp_path / "mini.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in CONTENT.items() if key != "models"}))
+    with pytest.raises(StudyError, match="key 'models': Field required"):
+        load_profile(path)
+
+
+def test_unknown_names_list_the_accepted_ones(message):
+    text = message(models=["lexical", "bert"])
+    assert "'models.1'" in text and "'minilm'" in text and "'bert'" in text
+    task = message(tasks=[{"name": "a", "source": "msmarco"}])
+    assert "unknown task source 'msmarco'; accepted: docstrings:summary, docstrings:see_also, beir:PATH" in task
+    text = message(training={"source": "wikipedia"})
+    assert "unknown text source 'wikipedia'; accepted: docstrings, jsonl:PATH" in text
+
+
+def test_inconsistent_values_are_refused(message):
+    assert "stop 64 is larger than the decoder's 32 dims" in message(decoder={"dims": 32, "stops": [16, 64]})
+    assert "stops must be ascending" in message(decoder={"stops": [64, 32]})
+    assert "large_model 'minilm' is not among models" in message(large_model="minilm")
+    assert "models names one twice" in message(models=["lexical", "lexical"])
+    assert "tasks names one twice" in message(tasks=CONTENT["tasks"] * 2)
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(StudyError, match=r"unknown profile 'nope'; known: .*default.*tiny.*\.yaml"):
+        load_profile("nope")
+    with pytest.raises(StudyError, match="unknown profile 'folder/nope.yaml'"):
+        load_profile("folder/nope.yaml")
+
+
+@pytest.mark.parametrize("text", ["models: [", "- a list", "", "\x00"])
+def test_what_is_no_profile_is_refused(tmp_path, text):
+    (tmp_path / "mini.yaml").write_text(text)
+    with pytest.raises(StudyError, match="profile mini.yaml"):
+        load_profile(tmp_path / "mini.yaml")
+
+
+def test_relative_paths_are_read_from_the_profile_s_folder(tmp_path, monkeypatch):
+    sources = {
+        "tasks": [{"name": "a", "source": "beir:sets/a"}, {"name": "b", "source": f"beir:{tmp_path}/b"}],
+        "training": {"source": "jsonl:../wiki.jsonl"},
+    }
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mini.yaml").write_text(yaml.safe_dump({**CONTENT, **sources}))
+    monkeypatch.chdir(tmp_path)
+    profile = load_profile(Path("folder/mini.yaml"))
+    assert [task.source for task in profile.tasks] == [f"beir:{tmp_path}/folder/sets/a", f"beir:{tmp_path}/b"]
+    assert profile.training.source == f"jsonl:{tmp_path}/wiki.jsonl"
