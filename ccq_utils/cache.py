@@ -71,7 +71,7 @@ class Cache:
             if _intact(target):
                 return target
             warnings.warn(f"cache entry {target.name} of {kind} is damaged or foreign; it is made again", stacklevel=2)
-            shutil.rmtree(target)
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
         with writing_to(self.folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
@@ -123,5 +123,5 @@ def _intact(folder):
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         return all(file_digest(folder / name) == expected for name, expected in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -17,31 +17,43 @@ def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims:
 
     Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), and ``bucket numbers`` (both sides compared by
     the cosine of their bucket numbers, as if those were values: the mistake to avoid). ``float`` rows are the stop itself.
+    ``over_width`` is the paired nDCG@10 difference to equal-width buckets at the same bits and scoring.
     """
     calibration = study.joined("calibration")
+    codecs = {
+        (bits, spacing): PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
+        for bits in BITS
+        for spacing in SPACINGS
+    }
     rows = []
     for side in found.values():
         queries, documents = decoder.transform(side.queries, dims), decoder.transform(side.documents, dims)
         labels = {"bits": 32, "spacing": "none", "scoring": "float", "bytes_per_vector": 4 * dims}
         rows.append(retention_row(study, side, ndcg(side.judge, queries @ documents.T), **labels))
-    for bits in BITS:
-        for spacing in SPACINGS:
-            codec = PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
-            rows += codec_rows(study, found, codec, bits=bits, spacing=spacing)
-            for side in found.values():
-                numbers = [_bucket_numbers(codec, vectors) for vectors in (side.queries, side.documents)]
+        values = {}
+        for (bits, spacing), codec in codecs.items():
+            coded = [codec.encode(vectors) for vectors in (side.queries, side.documents)]
+            decoded = [codec.decode(codes) for codes in coded]
+            numbers = [_bucket_numbers(codec, codes) for codes in coded]
+            pairs = {"asymmetric": (queries, decoded[1]), "symmetric": decoded, "bucket numbers": numbers}
+            for scoring, (left, right) in pairs.items():
+                values[bits, spacing, scoring] = ndcg(side.judge, left @ right.T)
                 labels = {
                     "bits": bits,
                     "spacing": spacing,
-                    "scoring": "bucket numbers",
+                    "scoring": scoring,
                     "bytes_per_vector": codec.bytes_per_vector,
                 }
-                rows.append(retention_row(study, side, ndcg(side.judge, numbers[0] @ numbers[1].T), **labels))
+                rows.append(retention_row(study, side, values[bits, spacing, scoring], **labels))
+        for row in rows[-len(values) :]:
+            other = values[row["bits"], "width", row["scoring"]]
+            difference = study.interval("difference", values[row["bits"], row["spacing"], row["scoring"]], other)
+            row.update(over_width=difference.estimate, over_width_low=difference.low, over_width_high=difference.high)
     return pd.DataFrame(rows)
 
 
-def _bucket_numbers(codec, vectors):
-    buckets = unpack(codec.encode(vectors), codec.bits, codec.dims).astype(np.float32)
+def _bucket_numbers(codec, codes):
+    buckets = unpack(codes, codec.bits, codec.dims).astype(np.float32)
     return normalise(buckets + 1)  # counting from one, so that no vector is all zeros
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ccq_utils.codecs import make_codec, scores
-from ccq_utils.compress import Side, ndcg, sides
+from ccq_utils.compress import Side, chosen_decoder, ndcg, sides
 from ccq_utils.concat import subsets
 from ccq_utils.selection import member_scores
 from ccq_utils.stats import Interval, verdict
@@ -54,7 +54,7 @@ def claims_table(study: Study) -> pd.DataFrame:
     joined = [
         ndcg(study.evaluator(task), sum(member_scores(study, member, task) for member in small)) for task in study.tasks
     ]
-    paper = _coded(study, count, "decoder", budget, study.decoder())
+    paper = _coded(study, count, "decoder", budget, chosen_decoder(study))
     best = {size: _coded(study, size, "PCA, rotated", budget) for size in raw}
     rows = [
         _claim(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 
 from ccq_utils.codecs import scores
 from ccq_utils.decoder import Decoder, fit_pca, train_decoder
+from ccq_utils.embed import normalise
 from ccq_utils.study import Study
 
 
@@ -62,10 +64,31 @@ def decoder_rows(study: Study, found: dict[str, Side], decoder: Decoder, stops: 
     """Retention of a decoder's float output at each stop, on every task; ``label`` goes to the column ``decoder``."""
     rows = []
     for side in found.values():
+        queries, documents = decoder.transform(side.queries), decoder.transform(side.documents)
         for stop in stops:
-            queries, documents = decoder.transform(side.queries, stop), decoder.transform(side.documents, stop)
-            values = ndcg(side.judge, queries @ documents.T)
+            values = ndcg(side.judge, normalise(queries[:, :stop]) @ normalise(documents[:, :stop]).T)
             rows.append(retention_row(study, side, values, decoder=label, stop=stop))
+    return rows
+
+
+def cosine_agreement(vectors: np.ndarray, decoder: Decoder, stops: list[int], label: str) -> list[dict]:
+    """How a decoder's pairwise cosines on held-out text relate to the concat's own, per stop.
+
+    ``offset`` is their mean difference, ``error`` the root mean squared difference (what the loss sees), ``rank
+    correlation`` Spearman's over all pairs, and ``near pairs`` the same over the two percent of pairs that the concat
+    finds closest (what retrieval sees).
+    """
+    upper = np.triu_indices(len(vectors), 1)
+    teacher = (vectors @ vectors.T)[upper]
+    near = teacher >= np.quantile(teacher, 0.98)
+    decoded, rows = decoder.transform(vectors), []
+    for stop in stops:
+        cut = normalise(decoded[:, :stop])
+        student = (cut @ cut.T)[upper]
+        measured = {"offset": (student - teacher).mean(), "error": np.sqrt(((student - teacher) ** 2).mean())}
+        measured["rank correlation"] = spearmanr(teacher, student).statistic
+        measured["near pairs"] = spearmanr(teacher[near], student[near]).statistic
+        rows.append({"decoder": label, "stop": stop, **measured})
     return rows
 
 
@@ -109,9 +132,12 @@ def trained_decoder(
         history.to_csv(folder / "history.csv", index=False)
 
     folder = study.cache.artifact("decoders", key, build)
-    decoder = Decoder.load(folder)
-    decoder.artifact = folder.name
-    return decoder, pd.read_csv(folder / "history.csv")
+    return Decoder.load(folder), pd.read_csv(folder / "history.csv")
+
+
+def chosen_decoder(study: Study) -> Decoder:
+    """The trained decoder that notebook 03 chose on validation queries; trained again if the cache no longer has it."""
+    return trained_decoder(study, study.read("03_decoders")["start"][0])[0]
 
 
 def _fingerprint(*arrays):

@@ -97,6 +97,8 @@ def _from_jsonl(path):
     found = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 title, text = str(row.get("title") or ""), row["text"]

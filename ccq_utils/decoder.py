@@ -144,12 +144,14 @@ def train_decoder(
 
     Raises
     ------
-    StudyError : stops larger than the decoder, or too little text for one batch.
+    StudyError : stops larger than the decoder, vectors that hold NaN, or too little text for one batch.
     """
     if stops[-1] > decoder.config["out_dims"]:
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     if len(training) < 2 or len(validation) < 2:
         raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
+    if not (np.isfinite(training).all() and np.isfinite(validation).all()):
+        raise StudyError("decoder training vectors hold NaN or infinity; mend the model or remove the texts")
     generator = torch.Generator().manual_seed(seed)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate)

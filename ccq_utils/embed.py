@@ -28,6 +28,8 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     ------
     StudyError : an empty text, or a model that returns NaN or a zero vector.
     """
+    if not texts:
+        raise StudyError(f"no texts to encode with {model.name!r}; give at least one")
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise StudyError(

@@ -14,6 +14,7 @@ from ccq_utils.errors import StudyError
 from ccq_utils.tasks import Task
 
 METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_100")
+NEVER = np.iinfo(np.int64).max  # the rank of a judged document that is excluded
 BLOCK = 256  # queries per block of scores: 256 x 10,000 documents are 10 MB of float32
 
 
@@ -50,7 +51,7 @@ class Evaluator:
             for name, grade in given.items()
             if grade > 0 and name in column
         ]
-        self.rows, self.columns, self.gains = (np.array(part) for part in zip(*judged, strict=True))
+        self.rows, self.columns, self.gains = np.array(judged, dtype=np.int64).reshape(-1, 3).T
 
     def __call__(self, score_block: Callable[[slice], np.ndarray]) -> pd.DataFrame:
         """Per-query metrics.
@@ -68,11 +69,15 @@ class Evaluator:
         ------
         StudyError : a score is NaN or the shape does not fit the task.
         """
+        if not callable(score_block):
+            self._check_shape(score_block, len(self.query_ids))
         ranks = np.empty(len(self.rows), dtype=np.int64)
         for start in range(0, len(self.query_ids), BLOCK):
             block = slice(start, min(start + BLOCK, len(self.query_ids)))
-            scores = score_block(block) if callable(score_block) else np.array(score_block[block])
-            self._check(scores, block)
+            scores = np.array(score_block(block) if callable(score_block) else score_block[block])
+            self._check_shape(scores, block.stop - block.start)
+            if np.isnan(scores).any():
+                raise StudyError(f"task {self.task.name!r}: a score is NaN; check the vectors that were scored")
             own = self.own[block]
             has_own = np.flatnonzero(own >= 0)
             scores[has_own, own[has_own]] = -np.inf
@@ -83,21 +88,20 @@ class Evaluator:
                 ties = np.flatnonzero(line == score)
                 before = np.count_nonzero(self.tie_rank[ties] < self.tie_rank[column]) if len(ties) > 1 else 0
                 ranks[pair] = np.count_nonzero(line > score) + before + 1
+        ranks[self.columns == self.own[self.rows]] = NEVER
         return self._metrics(ranks)
 
-    def _check(self, scores, block):
-        expected = (block.stop - block.start, len(self.task.documents))
+    def _check_shape(self, scores, queries):
+        expected = (queries, len(self.task.documents))
         if scores.shape != expected:
             raise StudyError(
                 f"task {self.task.name!r}: scores have shape {scores.shape}, expected {expected} (queries, documents)"
             )
-        if np.isnan(scores).any():
-            raise StudyError(f"task {self.task.name!r}: a score is NaN; check the vectors that were scored")
 
     def _metrics(self, ranks):
         size = len(self.query_ids)
         dcg = np.bincount(self.rows, np.where(ranks <= 10, self.gains / np.log2(ranks + 1.0), 0), size)
-        best = np.full(size, np.iinfo(np.int64).max)
+        best = np.full(size, NEVER)
         np.minimum.at(best, self.rows, ranks)
         found = np.bincount(self.rows, ranks <= 100, size)
         table = {

@@ -29,6 +29,7 @@ COLOURS = {
     "width": PALETTE[1],
     "symmetric": PALETTE[7],
     "asymmetric": PALETTE[0],
+    "bucket numbers": PALETTE[3],
     "training": PALETTE[7],
     "validation": PALETTE[0],
 }
@@ -60,6 +61,11 @@ def colour(name: str):
     return COLOURS.get(name, "#777777")
 
 
+def task_colours(tasks) -> dict:
+    """A colour per task, by the profile's order."""
+    return dict(zip(tasks, (PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[5], PALETTE[7]), strict=False))
+
+
 def save_figure(figure, folder: Path, name: str) -> None:
     """Write ``name.png`` and ``name.svg``, the same bytes for the same figure."""
     with writing_to(folder):
@@ -80,12 +86,27 @@ def interval_bars(table: pd.DataFrame, label: str, axis, reference: float = 0.0,
     axis.grid(axis="y", visible=False)
 
 
-def curve(table: pd.DataFrame, x: str, label: str, axis, **options) -> None:
-    """A line with its 95 % band; columns ``x``, ``estimate``, ``low``, ``high``; the colour is the label's."""
+def curve(table: pd.DataFrame, x: str, label: str, axis, color=None, **options) -> None:
+    """A line with its 95 % band; columns ``x``, ``estimate``, ``low``, ``high``."""
     table = table.sort_values(x)
-    shade = options.pop("color", colour(label))
+    shade = colour(label) if color is None else color
     axis.plot(table[x], table["estimate"], "o-", color=shade, label=label, ms=5, **options)
     axis.fill_between(table[x], table["low"], table["high"], color=shade, alpha=0.15, lw=0)
+
+
+def curves_by_task(table: pd.DataFrame, x: str, label: str, shades: dict, ticks, xlabel: str):
+    """One panel per task with a banded curve per entry of ``shades`` (label -> colour); returns figure and axes."""
+    names = table["task"].unique()
+    figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4.2), squeeze=False, sharey=True)
+    for axis, name in zip(axes[0], names, strict=True):
+        for shown, shade in shades.items():
+            part = table[(table["task"] == name) & (table[label] == shown)]
+            curve(part, x, shown, axis, color=shade)
+        axis.axhline(1, color="#999999", lw=1)
+        axis.set(xlabel=xlabel, ylabel="retention of nDCG@10", title=name)
+        log_ticks(axis, ticks)
+    axes[0][0].legend(fontsize=10)
+    return figure, axes[0]
 
 
 def show(figure) -> None:

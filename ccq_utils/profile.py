@@ -99,11 +99,11 @@ class DecoderSpec(_Strict):
 
     dims: int = Field(512, ge=1)
     stops: list[int] = [32, 64, 128, 256, 512]
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(512, ge=2)
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int = Field(3, ge=1)
-    ablation_epochs: int = Field(20, ge=1)
+    ablation_epochs: int = Field(40, ge=1)
 
     @model_validator(mode="after")
     def _stops_fit(self):

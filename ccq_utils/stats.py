@@ -48,7 +48,7 @@ def paired_interval(
     reference = measured if reference is None else [np.asarray(scores, dtype=float) for scores in reference]
     if [len(scores) for scores in measured] != [len(scores) for scores in reference]:
         raise StudyError("a paired interval needs the same queries on both sides")
-    if min(map(len, measured)) < 2:
+    if min(map(len, measured), default=0) < 2:
         raise StudyError("an interval needs at least two queries")
 
     def value(*indices, axis=-1):

@@ -17,7 +17,6 @@ from ccq_utils import docstrings, figures, paths, tasks
 from ccq_utils.cache import Cache, file_digest, writing_to
 from ccq_utils.concat import concat
 from ccq_utils.corpora import Corpora, load_corpora
-from ccq_utils.decoder import Decoder
 from ccq_utils.embed import embed
 from ccq_utils.errors import StudyError
 from ccq_utils.evaluate import Evaluator
@@ -71,8 +70,8 @@ class Study:
         key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
 
         def build(folder):
-            made = asdict(tasks.load_task(spec, self.profile.seed)) | {"validation": None}
-            made["validation"] = sorted(tasks.load_task(spec, self.profile.seed).validation)
+            task = tasks.load_task(spec, self.profile.seed)
+            made = vars(task) | {"validation": sorted(task.validation)}
             (folder / "task.json").write_text(json.dumps(made))
 
         held = json.loads((self.cache.artifact("tasks", key, build) / "task.json").read_text())
@@ -167,17 +166,6 @@ class Study:
     def tuning_tasks(self) -> list[str]:
         """Tasks with validation queries, on which choices are made."""
         return [name for name in self.tasks if (name, "validation") in self._evaluators]
-
-    def decoder(self, name: str = "decoder") -> Decoder:
-        """The decoder that notebook 03 saved for this profile's selection."""
-        return Decoder.load(self._decoder_folder(name))
-
-    def _decoder_folder(self, name):
-        table = self.read("03_decoders").set_index("decoder")
-        folder = self.cache.folder / "decoders" / str(table.loc[name, "artifact"])
-        if not folder.is_dir():
-            raise StudyError(f"the trained {name} is no longer in the cache; run {STEPS['03']} first")
-        return folder
 
     # ---- statistics ---------------------------------------------------------------------------------------------
 

@@ -218,6 +218,8 @@ def _read_jsonl(path, task):
         )
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 row["_id"], row["text"]

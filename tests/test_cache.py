@@ -1,0 +1,133 @@
+"""The cache: built once, checked at every read, damaged parts made again, nothing half-written."""
+
+import numpy as np
+import pytest
+
+from ccq_utils.cache import MANIFEST, Cache
+from ccq_utils.errors import StudyError
+
+
+@pytest.fixture
+def build(cache):
+    """Ask the cache for one artifact; ``build.count`` says how often it was really built."""
+
+    def ask(key="k"):
+        def make(folder):
+            ask.count += 1
+            (folder / "values.txt").write_text("content")
+
+        return cache.artifact("kind", {"key": key}, make)
+
+    ask.count = 0
+    return ask
+
+
+def test_artifact_is_built_once(build):
+    assert build() == build()
+    assert build.count == 1
+
+
+def test_other_key_is_another_artifact(build):
+    assert build("a") != build("b")
+    assert build.count == 2
+
+
+def test_key_order_does_not_matter(cache):
+    first = cache.artifact("kind", {"a": 1, "b": 2}, lambda folder: None)
+    assert cache.artifact("kind", {"b": 2, "a": 1}, pytest.fail) == first
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
+def test_damaged_file_is_noticed_and_made_again(build, damage):
+    file = build() / "values.txt"
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_text({"changed": "c0ntent", "cut": "cont"}[damage])
+    with pytest.warns(UserWarning, match="of kind is damaged or foreign"):
+        assert (build() / "values.txt").read_text() == "content"
+    assert build.count == 2
+
+
+@pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"files": []}', '{"files": {"values.txt": "00"}}'])
+def test_foreign_folder_is_made_again(build, manifest):
+    folder = build()
+    (folder / MANIFEST).unlink()
+    if manifest is not None:
+        (folder / MANIFEST).write_text(manifest)
+    with pytest.warns(UserWarning, match="damaged or foreign"):
+        build()
+    assert build.count == 2
+
+
+def test_file_in_the_place_of_an_artifact_is_replaced(build):
+    folder = build()
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    folder.write_text("foreign")
+    with pytest.warns(UserWarning, match="damaged or foreign"):
+        assert (build() / "values.txt").read_text() == "content"
+
+
+def test_build_that_fails_leaves_nothing(cache):
+    def fail(folder):
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.artifact("kind", {"key": 1}, fail)
+    assert list((cache.folder / "kind").iterdir()) == []
+
+
+def test_damage_leaves_other_artifacts_alone(build):
+    other, folder = build("other"), build("damaged")
+    (folder / "values.txt").write_text("x")
+    with pytest.warns(UserWarning):
+        build("damaged")
+    assert build("other") == other and build.count == 3
+
+
+def test_arrays_come_back_as_they_were(cache, random_vectors):
+    made = cache.arrays("arrays", {"key": 1}, lambda: {"x": random_vectors(5, 3)})
+    held = cache.arrays("arrays", {"key": 1}, pytest.fail)
+    assert np.array_equal(made["x"], held["x"]) and held["x"].dtype == np.float32
+
+
+def test_shards_survive(cache):
+    for value in (1, 2, 3):
+        cache.add_shard("store", {"x": np.full((2, 2), value, np.float32)})
+    assert sorted(shard["x"][0, 0] for shard in Cache(cache.folder).shards("store")) == [1, 2, 3]
+
+
+def test_shard_of_a_strided_array_is_stored_right(cache):
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    cache.add_shard("store", {"x": values.T})
+    assert np.array_equal(next(cache.shards("store"))["x"], values.T)
+
+
+def test_store_that_does_not_exist_has_no_shards(cache):
+    assert list(cache.shards("nothing")) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"foreign", None])
+def test_damaged_shard_is_dropped_with_a_warning(cache, content):
+    for value in (1, 2):
+        cache.add_shard("store", {"x": np.full(4, value, np.float32)})
+    path = sorted((cache.folder / "embeddings" / "store").glob("*.safetensors"))[0]
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+    with pytest.warns(UserWarning, match=f"{path.name} of store is damaged"):
+        assert len(list(cache.shards("store"))) == 1
+    assert not path.exists()
+
+
+def test_unwritable_folder_is_one_clear_error_for_artifacts(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot write to .*file.*choose another folder"):
+        Cache(tmp_path / "file" / "cache").artifact("kind", {}, lambda folder: None)
+
+
+def test_unwritable_folder_is_one_clear_error_for_shards(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot write to"):
+        Cache(tmp_path / "file").add_shard("store", {"x": np.zeros(1, np.float32)})

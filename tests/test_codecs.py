@@ -1,0 +1,179 @@
+"""Every codec through the same checks, and each against an independent way to the same numbers."""
+
+import numpy as np
+import pytest
+
+from ccq_utils.codecs import CODECS, LshCodec, PercentileCodec, PqCodec, make_codec, scores, widest
+from ccq_utils.decoder import fit_pca
+from ccq_utils.errors import StudyError
+
+DIMS, BUDGETS = 48, (4, 12)
+
+
+@pytest.fixture(scope="module")
+def training(random_vectors):
+    return random_vectors(600, DIMS, 1, decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def documents(random_vectors):
+    return random_vectors(300, DIMS, 2, decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def queries(random_vectors):
+    return random_vectors(40, DIMS, 3, decay=0.9)
+
+
+@pytest.fixture(scope="module")
+def fitted(training):
+    decoder = fit_pca(training, 32)
+    return {
+        (name, budget): make_codec(name, DIMS, budget, decoder, seed=5).fit(training)
+        for name in CODECS
+        for budget in BUDGETS
+    }
+
+
+every = pytest.mark.parametrize(("name", "budget"), [(name, budget) for name in CODECS for budget in BUDGETS])
+
+
+@every
+def test_codes_are_bytes_within_the_budget(fitted, documents, name, budget):
+    codec = fitted[name, budget]
+    codes = codec.encode(documents)
+    assert codes.dtype == np.uint8
+    assert codes.shape == (300, codec.bytes_per_vector)
+    assert 0 < codec.bytes_per_vector <= budget
+
+
+@every
+def test_decode_gives_the_dims_of_project(fitted, documents, name, budget):
+    codec = fitted[name, budget]
+    decoded = codec.decode(codec.encode(documents))
+    assert decoded.shape == codec.project(documents).shape and decoded.dtype == np.float32
+
+
+@every
+def test_asymmetric_score_is_projected_query_times_decoded_document(fitted, queries, documents, name, budget):
+    codec = fitted[name, budget]
+    codes = codec.encode(documents)
+    assert np.allclose(scores(codec, queries, codes), codec.project(queries) @ codec.decode(codes).T, atol=1e-6)
+
+
+@every
+def test_symmetric_score_codes_the_query_too(fitted, queries, documents, name, budget):
+    codec = fitted[name, budget]
+    codes = codec.encode(documents)
+    expected = codec.decode(codec.encode(queries)) @ codec.decode(codes).T
+    assert np.allclose(scores(codec, queries, codes, symmetric=True), expected, atol=1e-5)
+
+
+@every
+def test_neighbours_survive(fitted, queries, documents, name, budget):
+    codec = fitted[name, budget]
+    near = np.argsort(-queries @ documents.T, axis=1)[:, :10]
+    found = np.argsort(-scores(codec, queries, codec.encode(documents)), axis=1)[:, :10]
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, found, strict=True)])
+    assert recall > 5 * 10 / 300  # five times chance
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_more_bytes_keep_more_neighbours(fitted, queries, documents, name):
+    near = np.argsort(-queries @ documents.T, axis=1)[:, :10]
+    recalls = []
+    for budget in BUDGETS:
+        codec = fitted[name, budget]
+        found = np.argsort(-scores(codec, queries, codec.encode(documents)), axis=1)[:, :10]
+        recalls.append(np.mean([len(set(a) & set(b)) for a, b in zip(near, found, strict=True)]))
+    assert recalls[1] > recalls[0]
+
+
+@every
+def test_encoding_is_deterministic_for_a_seed(fitted, training, documents, name, budget):
+    again = make_codec(name, DIMS, budget, fit_pca(training, 32), seed=5).fit(training)
+    assert np.array_equal(again.encode(documents), fitted[name, budget].encode(documents))
+
+
+@pytest.mark.parametrize("name", ["PCA, rotated", "decoder, rotated", "LSH", "PQ"])
+def test_other_seed_gives_other_codes(fitted, training, documents, name):
+    other = make_codec(name, DIMS, 12, fit_pca(training, 32), seed=6).fit(training)
+    assert not np.array_equal(other.encode(documents), fitted[name, 12].encode(documents))
+
+
+def test_rotation_keeps_float_scores(training, queries, documents):
+    plain, turned = (PercentileCodec(16, 8, rotate=flag).fit(training) for flag in (False, True))
+    products = [codec.project(queries) @ codec.project(documents).T for codec in (plain, turned)]
+    assert np.allclose(*products, atol=1e-5)
+
+
+def test_eight_bits_of_all_dims_keep_scores(training, queries, documents):
+    codec = PercentileCodec(DIMS, 8).fit(training)
+    difference = scores(codec, queries, codec.encode(documents)) - queries @ documents.T
+    assert np.sqrt(np.square(difference).mean()) < 0.01  # values past the calibration's ends are cut
+
+
+def test_calibration_set_is_used_where_it_is_given(training, random_vectors):
+    calibration = random_vectors(300, DIMS, 9, decay=0.5)
+    codec = PercentileCodec(8, 2).fit(training, calibration)
+    shares = np.stack(
+        [np.bincount(column, minlength=4) for column in codec.quantizer_.buckets(codec.project(calibration)).T]
+    )
+    assert np.abs(shares - 75).max() <= 2
+
+
+def test_lsh_ranks_as_hamming_distance_does(fitted, queries, documents):
+    codec = fitted["LSH", 12]
+    left, right = (np.unpackbits(codec.encode(vectors), axis=1) for vectors in (queries, documents))
+    hamming = (left[:, None] != right[None]).sum(axis=2)
+    assert np.array_equal(scores(codec, queries, codec.encode(documents), symmetric=True), 96 - 2 * hamming)
+
+
+def test_lsh_of_a_vector_and_its_opposite_share_no_bit(fitted, queries):
+    codec = fitted["LSH", 12]
+    assert np.array_equal(codec.encode(-queries), ~codec.encode(queries))
+
+
+def test_lsh_distance_estimates_the_angle(queries, documents):
+    codec = LshCodec(4096, seed=1).fit(queries)
+    share = 0.5 - scores(codec, queries, codec.encode(documents), symmetric=True) / (2 * 4096)
+    assert np.abs(share - np.arccos(np.clip(queries @ documents.T, -1, 1)) / np.pi).max() < 0.05
+
+
+def test_pq_codes_and_decodes_as_its_codebooks_say(fitted, documents):
+    import faiss
+
+    codec = fitted["PQ", 4]
+    books = faiss.vector_to_array(codec.quantizer_.centroids).reshape(4, 256, -1)
+    parts = codec.project(documents).reshape(300, 4, -1)
+    distances = np.square(parts[:, :, None] - books[None]).sum(axis=3)
+    codes = codec.encode(documents)
+    assert np.mean(distances.argmin(axis=2) == codes) > 0.999  # float32 ties apart
+    expected = np.concatenate([books[part][codes[:, part]] for part in range(4)], axis=1)
+    assert np.array_equal(codec.decode(codes), expected)
+    assert np.array_equal(codec.decode(codes), codec.quantizer_.decode(codes))
+
+
+def test_pq_of_too_little_or_too_narrow_text_is_an_error(training):
+    with pytest.raises(StudyError, match="PQ of 4 bytes needs 4 dims and 256 vectors, got 48 and 255"):
+        PqCodec(4).fit(training[:255])
+    with pytest.raises(StudyError, match="PQ of 64 bytes needs 64 dims"):
+        PqCodec(64).fit(training)
+
+
+@pytest.mark.parametrize(
+    ("in_dims", "budget", "expected"),
+    [(64, 8, (64, 1)), (64, 4, (32, 1)), (64, 16, (64, 2)), (60, 16, (32, 4)), (8, 64, (8, 8))],
+)
+def test_widest_spends_the_budget_on_dims_first(in_dims, budget, expected):
+    assert widest(in_dims, budget) == expected
+
+
+def test_unknown_codec_is_an_error_that_lists_the_known():
+    with pytest.raises(StudyError, match="unknown codec 'zip'; known: PCA, rotated, .*PQ"):
+        make_codec("zip", DIMS, 4)
+
+
+def test_budget_below_one_byte_is_an_error():
+    with pytest.raises(StudyError, match="budget 0 must be at least one byte"):
+        make_codec("LSH", DIMS, 0)

@@ -1,0 +1,96 @@
+"""The concat: length one, scores that are (weighted) means of member cosines, bad members named."""
+
+import numpy as np
+import pytest
+
+from ccq_utils.concat import concat, linear_cka, subsets
+from ccq_utils.errors import StudyError
+
+
+@pytest.fixture
+def members(random_vectors):
+    return [random_vectors(12, 8, 1), 5 * random_vectors(12, 5, 2), 0.1 * random_vectors(12, 3, 3)]
+
+
+def cosines(vectors):
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors @ vectors.T
+
+
+def test_shape_type_and_length_one(members):
+    joined = concat(members)
+    assert joined.shape == (12, 16) and joined.dtype == np.float32
+    assert np.allclose(np.linalg.norm(joined, axis=1), 1, atol=1e-6)
+
+
+def test_score_is_the_mean_of_member_cosines(members):
+    joined = concat(members)
+    assert np.allclose(joined @ joined.T, np.mean([cosines(member) for member in members], axis=0), atol=1e-6)
+
+
+def test_score_with_weights_is_the_mean_weighted_by_their_squares(members):
+    joined = concat(members, [1, 2, 0.5])
+    expected = np.average([cosines(member) for member in members], axis=0, weights=[1, 4, 0.25])
+    assert np.allclose(joined @ joined.T, expected, atol=1e-6)
+
+
+def test_length_of_a_member_does_not_matter_when_normalised(members):
+    assert np.allclose(concat(members), concat([3 * members[0], *members[1:]]), atol=1e-6)
+
+
+def test_raw_join_lets_long_members_dominate(members):
+    raw = concat(members, normalised=False)
+    assert np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-6)
+    assert np.abs(raw @ raw.T - cosines(members[1])).max() < 0.1 < np.abs(raw @ raw.T - cosines(members[0])).max()
+
+
+def test_one_member_is_itself_normalised(random_vectors):
+    assert np.allclose(concat([4 * random_vectors(5, 3)]), random_vectors(5, 3), atol=1e-6)
+
+
+def test_members_are_left_as_they_are(members):
+    before = [member.copy() for member in members]
+    concat(members, [1, 2, 3])
+    assert all(np.array_equal(member, copy) for member, copy in zip(members, before, strict=True))
+
+
+def test_no_members_are_an_error():
+    with pytest.raises(StudyError, match="at least one member"):
+        concat([])
+
+
+def test_misaligned_rows_are_an_error(members):
+    with pytest.raises(StudyError, match=r"members have \[12, 11\] rows"):
+        concat([members[0], members[1][:-1]])
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 0], [1, 1, -1], [1, 1, np.nan], [1, 1, 1, 1]])
+def test_bad_weights_are_an_error(members, weights):
+    with pytest.raises(StudyError, match="must be 3 positive numbers"):
+        concat(members, weights)
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN or infinity"), (0, "the zero vector")])
+def test_bad_row_is_an_error_that_names_member_and_row(members, value, words):
+    members[1][4] = value
+    with pytest.raises(StudyError, match=f"member 2: row 4 is {words}"):
+        concat(members)
+
+
+def test_subsets_are_all_non_empty_ones_small_first():
+    assert subsets("abc") == [*zip("abc"), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")]
+
+
+def test_cka_of_a_rotation_is_one(random_vectors):
+    vectors = random_vectors(50, 8)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    assert linear_cka(vectors, 3 * vectors @ rotation + 1) == pytest.approx(1, abs=1e-5)
+
+
+def test_cka_is_symmetric(random_vectors):
+    first, second = random_vectors(50, 8, 1), random_vectors(50, 5, 2)
+    assert linear_cka(first, second) == pytest.approx(linear_cka(second, first))
+
+
+def test_cka_of_independent_vectors_is_near_zero(random_vectors):
+    assert 0 <= linear_cka(random_vectors(3000, 8, 1), random_vectors(3000, 8, 2)) < 0.02

@@ -1,0 +1,162 @@
+"""The whole study on the profile ``tiny``, once, through the command line: every notebook, table, figure and verdict."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from ccq_utils import paths
+
+NOTEBOOKS = [path.stem for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))]
+VERDICTS = {"reproduced", "not reproduced", "no difference seen"}
+TIMEOUT = 900  # seconds; it takes less than three minutes on two free cores
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """``ccq run --profile tiny`` into a folder of its own, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("study")
+
+    def run():
+        arguments = [sys.executable, "-m", "ccq_utils.cli", "run", "--profile", "tiny", "--output", folder / "output"]
+        environment = os.environ | {"CCQ_CACHE": str(folder / "cache")}
+        return subprocess.run(
+            arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+
+    run.output = folder / "output"
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(command):
+    """The first run's result."""
+    return command()
+
+
+@pytest.fixture(scope="session")
+def output(finished, command):
+    """The output folder after the first run; every test below needs that run to have passed."""
+    if finished.returncode:
+        pytest.fail(f"the run failed:\n{finished.stderr[-3000:]}", pytrace=False)
+    return command.output
+
+
+@pytest.fixture(scope="session")
+def tables(output):
+    return {path.stem: pd.read_csv(path) for path in sorted((output / "results").glob("*.csv"))}
+
+
+def test_run_exits_with_zero(finished):
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_was_executed_to_its_end(output, name):
+    notebook = nbformat.read(output / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code if cell.source.strip())
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_wrote_nothing_to_stderr(output, name):
+    notebook = nbformat.read(output / "notebooks" / f"{name}.ipynb", as_version=4)
+    streams = [part for cell in notebook.cells if cell.cell_type == "code" for part in cell.outputs]
+    assert [part.text for part in streams if part.get("name") == "stderr" and part.text.strip()] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_wrote_tables(tables, name):
+    assert [table for table in tables if table.startswith(name[:2])]
+
+
+def test_tables_have_rows(tables):
+    assert [name for name, table in tables.items() if table.empty] == []
+
+
+def test_estimates_are_finite(tables):
+    columns = ("estimate", "low", "high", "measured", "ndcg_at_10", "validation_loss")
+    for name, table in tables.items():
+        for column in set(columns) & set(table.select_dtypes("number")):
+            assert np.isfinite(table[column]).all(), f"{name}.{column}"
+
+
+def test_intervals_hold_their_estimates(tables):
+    checked = 0
+    for name, table in tables.items():
+        if {"low", "high"} <= set(table):
+            estimate = next(table[column] for column in ("estimate", "gain", "measured") if column in table)
+            inside = (table["low"] <= estimate + 1e-9) & (estimate <= table["high"] + 1e-9)
+            assert inside.all(), f"{name}:\n{table[~inside]}"
+            checked += len(table)
+    assert checked > 50
+
+
+def test_scores_lie_between_zero_and_one(tables):
+    for name, table in tables.items():
+        if "ndcg_at_10" in table:
+            assert table["ndcg_at_10"].between(0, 1).all(), name
+
+
+def test_bytes_of_codes_and_compression_factor_agree(tables):
+    sweep = tables["05_budget_sweep"]
+    assert (sweep["bytes_per_vector"] <= sweep["budget"]).all()
+    assert (sweep["bytes_per_vector"] * sweep["compression_factor"]).round().nunique() == 1
+
+
+def test_claims_have_verdicts_in_the_agreed_words(tables):
+    claims = tables["05_claims"]
+    assert {"K1", "K2", "K3"} <= set(claims["claim"])
+    assert set(claims["verdict"]) <= VERDICTS
+
+
+def test_verdicts_follow_from_their_intervals(tables):
+    for row in tables["05_claims"].itertuples():
+        expected = "no difference seen"
+        if row.low > row.threshold:
+            expected = "reproduced"
+        elif row.high < row.threshold:
+            expected = "not reproduced"
+        assert row.verdict == expected, row
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_figures_exist_as_png_and_svg(output, name):
+    png, svg = ({path.stem for path in (output / "figures").glob(f"{name[:2]}_*.{kind}")} for kind in ("png", "svg"))
+    assert png and png == svg
+
+
+def test_figures_are_images(output):
+    for path in (output / "figures").glob("*"):
+        head = path.read_bytes()[:400]
+        assert head.startswith(b"\x89PNG") if path.suffix == ".png" else b"<svg" in head or b"<?xml" in head, path
+
+
+def test_report_names_every_notebook_with_time_and_memory(output):
+    report = json.loads((output / "results" / "run_report.json").read_text())
+    assert report["profile"] == "tiny"
+    assert [entry["name"] for entry in report["notebooks"]] == NOTEBOOKS
+    assert all(entry["seconds"] > 0 and entry["peak_memory_mb"] > 0 for entry in report["notebooks"])
+
+
+def test_run_prints_the_claims(finished, output):
+    assert "K2b" in finished.stdout and "verdict" in finished.stdout
+
+
+def test_second_run_skips_everything_and_changes_nothing(command, output):
+    def content():
+        return {path.name: path.read_bytes() for path in (output / "results").glob("*.csv")}
+
+    before = content()
+    again = command()
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert [line for line in again.stderr.splitlines() if line.endswith("unchanged, skipped")] == [
+        f"{name}: unchanged, skipped" for name in NOTEBOOKS
+    ]
+    assert content() == before

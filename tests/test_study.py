@@ -1,0 +1,87 @@
+"""What notebooks open: tables that are missing name the notebook to run, tables that are written come back."""
+
+import pandas as pd
+import pytest
+
+from ccq_utils.errors import StudyError
+from ccq_utils.study import STEPS, Study, versions_table
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.setenv("CCQ_CACHE", str(tmp_path / "cache"))
+    return Study("tiny", "03", str(tmp_path / "output"))
+
+
+@pytest.mark.parametrize("number", STEPS)
+def test_missing_table_names_the_notebook_to_run(study, number):
+    with pytest.raises(StudyError) as caught:
+        study.read(f"{number}_table")
+    assert f"table {number}_table.csv of profile 'tiny' is missing; run {STEPS[number]} first" in str(caught.value)
+    assert f"ccq run --only {number}" in str(caught.value)
+
+
+def test_selection_before_notebook_01_names_it(study):
+    with pytest.raises(StudyError, match="run 01_select_models first"):
+        study.members  # noqa: B018
+
+
+def test_decoder_before_notebook_03_names_it(study):
+    with pytest.raises(StudyError, match="run 03_train_decoder first"):
+        study.decoder()
+
+
+def test_decoder_that_left_the_cache_names_the_notebook_to_run(study):
+    study.save(pd.DataFrame({"decoder": ["decoder"], "artifact": ["gone"]}), "decoders")
+    with pytest.raises(StudyError, match="no longer in the cache; run 03_train_decoder first"):
+        study.decoder()
+
+
+def test_saved_table_reads_back(study, tmp_path):
+    table = pd.DataFrame({"task": ["a", "b"], "count": [1, 2], "estimate": [0.25, 1 / 3]})
+    assert study.save(table, "numbers") is table
+    pd.testing.assert_frame_equal(study.read("03_numbers"), table, rtol=1e-5)
+    assert [path.name for path in (tmp_path / "output" / "results").iterdir()] == ["03_numbers.csv"]
+
+
+def test_saving_replaces_the_table(study):
+    for value in (1, 2):
+        study.save(pd.DataFrame({"value": [value]}), "numbers")
+    assert study.read("03_numbers")["value"].tolist() == [2]
+
+
+def test_unwritable_output_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot write to"):
+        Study("tiny", "01", str(tmp_path / "file")).save(pd.DataFrame({"value": [1]}), "numbers")
+
+
+def test_unknown_step_is_an_error():
+    with pytest.raises(StudyError, match="unknown step '06'; accepted: 01, 02, 03, 04, 05"):
+        Study("tiny", "06")
+
+
+def test_unknown_part_names_the_known_ones(study, task):
+    study.__dict__["tasks"] = {"made_up": task}  # in the place of the profile's tasks
+    with pytest.raises(
+        StudyError, match="unknown part 'nowhere'; accepted: made_up, training, calibration, validation"
+    ):
+        study.texts("nowhere")
+
+
+def test_texts_follow_the_order_of_the_evaluator(study, task):
+    study.__dict__["tasks"] = {"made_up": task}
+    assert study.texts("made_up") == list(task.documents.values())
+    queries = study.evaluator("made_up", "validation").query_ids
+    assert study.texts("made_up", "validation") == [task.queries[query] for query in queries]
+
+
+def test_split_without_queries_is_an_error_that_says_what_to_set(study, make_task):
+    study.__dict__["tasks"] = {"made_up": make_task(validation=frozenset())}
+    assert study.tuning_tasks == []
+    with pytest.raises(StudyError, match="'made_up' has no validation queries; set validation_queries"):
+        study.evaluator("made_up", "validation")
+
+
+def test_versions_table_names_the_libraries_that_decide_the_numbers():
+    assert {"python", "torch", "numpy", "scikit-learn", "faiss-cpu"} <= set(versions_table()["package"])
