@@ -105,7 +105,7 @@ def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, di
     for side in found.values():
         reference = {}
         for name, vectors in (texts | {"the corpus itself": side.documents}).items():
-            for bits in (8, 4, 2, 1):
+            for bits in (4, 1):
                 if len(vectors) < 2**bits:
                     continue
                 codec = PercentileCodec(dims, bits, decoder).fit(vectors)

@@ -14,7 +14,6 @@ from ccq_utils.errors import StudyError
 from ccq_utils.models import BaseModel
 
 SHARD = 512  # texts: about 20 s of MiniLM on two cores
-BATCH = 8  # the fastest of 8, 16, 32 for MiniLM on two cores without padding waste
 
 
 def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document") -> np.ndarray:
@@ -60,7 +59,7 @@ def _key(text):
 
 
 def _encode(model, texts, prompt):
-    vectors = model.model.encode(texts, prompt=prompt or None, batch_size=BATCH, show_progress_bar=False)
+    vectors = model.model.encode(texts, prompt=prompt or None, batch_size=model.batch_size, show_progress_bar=False)
     vectors = np.asarray(vectors, dtype=np.float32)
     normalise(vectors, f"model {model.name!r}")
     return vectors

@@ -99,11 +99,11 @@ class DecoderSpec(_Strict):
 
     dims: int = Field(512, ge=1)
     stops: list[int] = [32, 64, 128, 256, 512]
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(30, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int = Field(3, ge=1)
-    ablation_epochs: int = Field(40, ge=1)
+    ablation_epochs: int = Field(25, ge=1)
 
     @model_validator(mode="after")
     def _stops_fit(self):
@@ -129,7 +129,7 @@ class Profile(_Strict):
     training: TextSpec
     decoder: DecoderSpec = DecoderSpec()
     budgets: list[int] = [512, 256, 128, 64, 32, 16]
-    resamples: int = Field(2000, ge=100)
+    resamples: int = Field(1000, ge=100)
 
     @model_validator(mode="after")
     def _consistent(self):
