@@ -17,7 +17,7 @@ from ccq_utils.runner import Run
 LIMIT = 1_000_000
 """Bytes that a committed notebook may have."""
 
-CLAIMS = re.compile(r"(<!-- claims of the default profile -->\n).*?(\n<!-- end of claims -->)", re.DOTALL)
+CLAIMS = re.compile(r"(<!-- claims of the default profile -->\n).*?(<!-- end of claims -->)", re.DOTALL)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 TIMING = ("papermill", "execution", "ExecuteTime")
 
@@ -44,7 +44,7 @@ def publish(profile: str = "default") -> list[Path]:
     readme = paths.ROOT / "README.md"
     if (job.results / "05_claims.csv").is_file() and readme.is_file():
         claims = claims_markdown(pd.read_csv(job.results / "05_claims.csv"))
-        cleaned[readme] = CLAIMS.sub(rf"\g<1>{claims}\g<2>", readme.read_text(encoding="utf-8"))
+        cleaned[readme] = CLAIMS.sub(rf"\g<1>{claims}\n\g<2>", readme.read_text(encoding="utf-8"))
     for path, text in cleaned.items():
         path.write_text(text, encoding="utf-8")
     return list(cleaned)

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from ccq_utils.compress import chosen_decoder
 from ccq_utils.errors import StudyError
 from ccq_utils.study import STEPS, Study, versions_table
 
@@ -28,13 +29,7 @@ def test_selection_before_notebook_01_names_it(study):
 
 def test_decoder_before_notebook_03_names_it(study):
     with pytest.raises(StudyError, match="run 03_train_decoder first"):
-        study.decoder()
-
-
-def test_decoder_that_left_the_cache_names_the_notebook_to_run(study):
-    study.save(pd.DataFrame({"decoder": ["decoder"], "artifact": ["gone"]}), "decoders")
-    with pytest.raises(StudyError, match="no longer in the cache; run 03_train_decoder first"):
-        study.decoder()
+        chosen_decoder(study)
 
 
 def test_saved_table_reads_back(study, tmp_path):
