@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
 
 from ccq_utils.errors import StudyError
+from ccq_utils.progress import progress
 
 
 class Decoder(nn.Module):
@@ -156,7 +156,8 @@ def train_decoder(
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
     best, best_state, history = np.inf, None, []
-    for epoch in (progress := tqdm(range(epochs + 1), desc=f"decoder of depth {decoder.config['depth']}", leave=False)):
+    bar = progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}")
+    for epoch in bar:
         losses = []
         decoder.train()
         for index in torch.randperm(len(training), generator=generator).split(batch_size) if epoch else ():
@@ -172,7 +173,7 @@ def train_decoder(
         history.append(
             {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
         )
-        progress.set_postfix(validation=f"{held_out:.5f}")
+        bar.set_postfix(validation=f"{held_out:.5f}")
         if held_out < best:
             best, best_epoch = held_out, epoch
             best_state = {name: values.clone() for name, values in decoder.state_dict().items()}

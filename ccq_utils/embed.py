@@ -7,11 +7,11 @@ run resumes where it stopped.
 import hashlib
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ccq_utils.cache import Cache
 from ccq_utils.errors import StudyError
 from ccq_utils.models import BaseModel
+from ccq_utils.progress import progress
 
 SHARD = 512  # texts: about 20 s of MiniLM on two cores
 
@@ -46,7 +46,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     order = sorted(missing, key=lambda key: -len(missing[key]))
     starts = range(0, len(order), SHARD)
-    for start in tqdm(starts, desc=f"{model.name}: {len(order)} new texts", leave=False) if order else ():
+    for start in progress(starts, f"{model.name}: {len(order)} new texts") if order else ():
         chunk = order[start : start + SHARD]
         vectors = _encode(model, [missing[key] for key in chunk], prompt)
         cache.add_shard(store, {"keys": np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, 16), "vectors": vectors})

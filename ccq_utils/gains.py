@@ -2,9 +2,9 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ccq_utils.concat import subsets
+from ccq_utils.progress import progress
 from ccq_utils.selection import member_scores
 from ccq_utils.stats import verdict
 from ccq_utils.study import Study
@@ -27,7 +27,7 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
         cosines = {model: member_scores(study, model, task, split) for model in study.profile.models}
         single = {model: judge(matrix)["ndcg_at_10"].to_numpy() for model, matrix in cosines.items()}
         large = single[study.profile.large_model]
-        for members in tqdm(subsets(cosines), desc=f"subsets on {task}", leave=False):
+        for members in progress(subsets(cosines), f"subsets on {task}"):
             found = judge(sum(cosines[member] for member in members))["ndcg_at_10"].to_numpy()
             best = max(members, key=lambda member: single[member].mean())
             score = study.interval("mean", found)

@@ -70,7 +70,7 @@ def clean(notebook, name: str):
         for key in TIMING:
             cell.metadata.pop(key, None)
     for count, cell in enumerate(code, start=1):
-        cell.outputs = [output for output in _joined(cell.outputs) if not _empty_stderr(output)]
+        cell.outputs = [output for output in _joined(cell.outputs) if not (_empty_stderr(output) or _is_widget(output))]
         cell.execution_count = count
         for output in cell.outputs:
             _check(output, f"{name}, cell [{count}]")
@@ -97,6 +97,11 @@ def _joined(outputs):
 
 def _empty_stderr(output):
     return output.output_type == "stream" and output.name == "stderr" and not output.text.strip()
+
+
+def _is_widget(output):
+    """A progress bar of a library: its state is gone with the kernel, and its text is no result."""
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def _check(output, place):

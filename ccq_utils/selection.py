@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ccq_utils.concat import linear_cka
 from ccq_utils.embed import embed, normalise
 from ccq_utils.models import BUILDERS
+from ccq_utils.progress import progress
 from ccq_utils.study import Study
 
 WEIGHTS = (0.5, 0.7, 1.0, 1.4)
@@ -51,7 +51,7 @@ def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
         cosines = {model: member_scores(study, model, task, split) for model in study.profile.models}
         found = {model: judge(matrix)["ndcg_at_10"].to_numpy() for model, matrix in cosines.items()}
         tops = {model: judge.top(matrix) for model, matrix in cosines.items()}
-        for first, second in tqdm(list(itertools.combinations(cosines, 2)), desc=f"pairs on {task}", leave=False):
+        for first, second in progress(list(itertools.combinations(cosines, 2)), f"pairs on {task}"):
             a, b = found[first], found[second]
             best = max(a, b, key=np.mean)
             joined = judge(cosines[first] + cosines[second])["ndcg_at_10"].to_numpy()

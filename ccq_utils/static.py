@@ -41,6 +41,7 @@ def train_static(pairs: list[tuple[str, str]], tokenizer_file: Path, spec: Stati
         disable_tqdm=True,
     )
     data = Dataset.from_list([{"anchor": short, "positive": long} for short, long in pairs])
+    model.model_card_data.generate_widget_examples = False  # it would read the data again, with a bar of its own
     loss = MultipleNegativesRankingLoss(model)
     trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary of timings

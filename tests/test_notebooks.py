@@ -130,3 +130,17 @@ def test_committed_outputs_hold_no_path_of_a_machine(path):
     for output in outputs(path):
         for text in texts(output):
             assert not MACHINE_PATHS.search(text), MACHINE_PATHS.search(text)
+
+
+@every
+def test_every_figure_is_committed_as_a_picture(path):
+    outputs(path)
+    for cell in cells(path, "code"):
+        if "study.show(" in cell.source:
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source[:80]
+
+
+@every
+def test_committed_outputs_hold_no_progress_bar(path):
+    for output in outputs(path):
+        assert not any(re.search(r"\d+%\|", text) for text in texts(output))
