@@ -24,7 +24,7 @@ class LexicalEncoder(InputModule):
     ngrams : shortest and longest character n-gram, inside word boundaries
     features : number of hash buckets
     dims : dimensions after projection
-    nonzeros : dims that each bucket touches; scikit-learn's default (below one here) maps half of the buckets to nothing
+    nonzeros : dims that each bucket touches; scikit-learn's default density maps a fifth of 2**16 buckets to nothing
     idf : ``(features,) float32`` inverse document frequencies; ``fit`` computes them
     projection : ``(features, dims)`` sparse matrix; drawn by ``fit``
     """
