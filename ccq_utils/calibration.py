@@ -15,8 +15,10 @@ from ccq_utils.study import Study
 def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims: int) -> pd.DataFrame:
     """Retention for every number of bits, spacing and scoring, at the same stop.
 
-    Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), and ``bucket numbers`` (both sides compared by
-    the cosine of their bucket numbers, as if those were values: the mistake to avoid). ``float`` rows are the stop itself.
+    Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), ``bucket numbers`` (both sides compared by the
+    cosine of their bucket numbers, as if those were values), and ``one scale`` (both decoded, each dim divided by the
+    spread of its levels: what bucket numbers do to the scale, without what they do to the values). ``float`` rows are
+    the stop itself.
     ``over_width`` is the paired nDCG@10 difference to equal-width buckets at the same bits and scoring.
     """
     calibration = study.joined("calibration")
@@ -35,7 +37,9 @@ def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims:
             coded = [codec.encode(vectors) for vectors in (side.queries, side.documents)]
             decoded = [codec.decode(codes) for codes in coded]
             numbers = [_bucket_numbers(codec, codes) for codes in coded]
-            pairs = {"asymmetric": (queries, decoded[1]), "symmetric": decoded, "bucket numbers": numbers}
+            scaled = [normalise(values / codec.quantizer_.levels_.std(axis=0)) for values in decoded]
+            pairs = {"asymmetric": (queries, decoded[1]), "symmetric": decoded}
+            pairs |= {"bucket numbers": numbers, "one scale": scaled}
             for scoring, (left, right) in pairs.items():
                 values[bits, spacing, scoring] = ndcg(side.judge, left @ right.T)
                 labels = {

@@ -1,6 +1,5 @@
 """Text without judgements, for training and calibration: passages, and (question, answer) pairs for trained members."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ccq_utils.cache import digest
 from ccq_utils.docstrings import read_library
 from ccq_utils.errors import StudyError
 from ccq_utils.profile import TextSpec
+from ccq_utils.textfiles import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,8 @@ def _from_docstrings(spec):
 
 
 def _from_jsonl(path):
-    if not path.is_file():
-        raise StudyError(f"training text {path} is missing; give a file with one JSON object with a 'text' per line")
     found = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                title, text = str(row.get("title") or ""), row["text"]
-            except (json.JSONDecodeError, KeyError, AttributeError) as error:
-                raise StudyError(
-                    f"training text {path.name} line {number} is not a JSON object with 'text': {error}"
-                ) from error
-            head, _, rest = text.partition(". ")
-            found.append(("text", f"{title} {head}".strip(), rest or text))
+    for row in read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line", ("text",)):
+        head, _, rest = str(row["text"] or "").partition(". ")
+        found.append(("text", f"{row.get('title') or ''} {head}".strip(), rest or head))
     return found

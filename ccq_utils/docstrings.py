@@ -1,17 +1,23 @@
 """Real text that pip installs anyway: the docstrings of well-documented libraries.
 
-Imports a library's public modules, walks its public objects and splits each docstring into *summary*, *body* and
-*See Also* names. The tasks (``tasks.py``) and the training text (``corpora.py``) of the default profile are made of it.
+Imports a library's public modules in a process of its own, walks its public objects and splits each docstring into
+*summary*, *body* and *See Also* names. The tasks (``tasks.py``) and the training text (``corpora.py``) of the default
+profile are made of it.
 """
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import io
+import json
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 from ccq_utils.errors import StudyError
@@ -56,10 +62,26 @@ class Entry:
 def read_library(library: str) -> tuple[Entry, ...]:
     """All documented public objects of an installed library, sorted by name.
 
+    A fresh process reads them: what else has been imported would change some texts, and importing every corner of a
+    library leaves traces (matplotlib's backends end a notebook's inline figures).
+
     Raises
     ------
-    StudyError : the library is not installed.
+    StudyError : the library is not installed, or importing it ends the process.
     """
+    if importlib.util.find_spec(library) is None:
+        raise StudyError(f"library {library!r} is not installed; install the lock or change the profile")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "ccq_utils.docstrings", library]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise StudyError(f"library {library!r} cannot be read ({problem}); mend it or change the profile")
+    rows = json.loads(done.stdout)
+    return tuple(Entry(**row | {key: tuple(row[key]) for key in ("aliases", "see_also")}) for row in rows)
+
+
+def _entries(library):
     found: dict[int, _Found] = {}
     with _silence():
         for module in _public_modules(library):
@@ -67,7 +89,7 @@ def read_library(library: str) -> tuple[Entry, ...]:
             for name in sorted(set(names)):
                 _visit(getattr(module, name, None), f"{module.__name__}.{name}", library, found)
     entries = [_parse(library, item.paths, item.text) for item in found.values()]
-    return tuple(sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.name))
+    return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.name)
 
 
 @dataclass
@@ -78,10 +100,7 @@ class _Found:
 
 
 def _public_modules(library):
-    try:
-        root = importlib.import_module(library)
-    except ImportError as error:
-        raise StudyError(f"library {library!r} is not installed; install the lock or change the profile") from error
+    root = importlib.import_module(library)
     modules = [root]
     for item in pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda _: None):
         parts = item.name.split(".")
@@ -174,3 +193,8 @@ def _silence():
     with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         warnings.simplefilter("ignore")
         yield
+
+
+if __name__ == "__main__":
+    found = json.dumps([asdict(entry) for entry in _entries(sys.argv[1])])
+    sys.stdout.buffer.write(found.encode())

@@ -30,6 +30,7 @@ COLOURS = {
     "symmetric": PALETTE[7],
     "asymmetric": PALETTE[0],
     "bucket numbers": PALETTE[3],
+    "one scale": PALETTE[2],
     "training": PALETTE[7],
     "validation": PALETTE[0],
 }

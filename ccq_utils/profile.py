@@ -28,8 +28,9 @@ class TaskSpec(_Strict):
     ``source`` is ``docstrings:summary``, ``docstrings:see_also`` or ``beir:PATH`` (a BEIR folder; a relative path is
     read from the profile's folder). ``exclude_self`` drops the document that carries the query's own id, as mteb does
     for ArguAna. ``allow_missing`` accepts judgements for documents that do not exist (ArguAna as published has five;
-    they count as never found, as in mteb). ``max_documents`` and ``max_queries`` keep a seeded sample
-    (judged documents always stay).
+    they count as never found, as in mteb). ``max_queries`` keeps a seeded sample of
+    the judged queries. So does ``max_documents`` of the documents: of a BEIR folder judged documents always stay; of
+    docstrings entries are drawn before there are judgements, so that tasks over the same libraries share one corpus.
     """
 
     name: str

@@ -147,6 +147,7 @@ def tune_lexical(study: Study) -> pd.DataFrame:
         *({"ngrams": ngrams} for ngrams in ((2, 4), (3, 4), (3, 5))),
         {"dims": spec.dims // 3},
         {"dims": spec.dims * 2},
+        {"nonzeros": 1},
     ]
     variants = {
         variant.model_dump_json(): variant for variant in (spec.model_copy(update=change) for change in changes)
@@ -169,6 +170,7 @@ def tune_lexical(study: Study) -> pd.DataFrame:
             {
                 "ngrams": f"{variant.ngrams[0]}-{variant.ngrams[1]}",
                 "dims": variant.dims,
+                "nonzeros": variant.nonzeros,
                 "alone": np.mean(alone),
                 "joined": np.mean(joined),
             }

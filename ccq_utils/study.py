@@ -3,11 +3,9 @@
 import importlib.metadata
 import json
 import logging
-import multiprocessing
 import platform
 import re
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +70,7 @@ class Study:
         key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
 
         def build(folder):
-            task = _in_fresh_process(tasks.load_task, spec, self.profile.seed)
+            task = tasks.load_task(spec, self.profile.seed)
             made = vars(task) | {"validation": sorted(task.validation)}
             (folder / "task.json").write_text(json.dumps(made))
 
@@ -88,9 +86,7 @@ class Study:
         key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
 
         def build(folder):
-            (folder / "corpora.json").write_text(
-                json.dumps(asdict(_in_fresh_process(load_corpora, spec, self.profile.seed)))
-            )
+            (folder / "corpora.json").write_text(json.dumps(asdict(load_corpora(spec, self.profile.seed))))
 
         return Corpora(**json.loads((self.cache.artifact("corpora", key, build) / "corpora.json").read_text()))
 
@@ -208,12 +204,6 @@ class Study:
         """Save a figure as PNG and SVG under ``figures/PROFILE`` and display it."""
         figures.save_figure(figure, self.figures, f"{self.step}_{name}")
         figures.show(figure)
-
-
-def _in_fresh_process(function, *arguments):
-    """Call where importing every corner of a library leaves no trace: matplotlib's backends would end inline figures."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def quiet() -> None:

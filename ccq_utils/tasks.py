@@ -3,7 +3,6 @@
 A ``Task`` is plain data. ``mteb_tasks.as_mteb`` gives the same task to mteb; ``evaluate`` scores vectors on it.
 """
 
-import csv
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from ccq_utils.docstrings import read_library
 from ccq_utils.errors import StudyError
 from ccq_utils.profile import TaskSpec
+from ccq_utils.textfiles import read_jsonl, read_lines
 
 MIN_BODY_WORDS = 20
 MAX_BODY_WORDS = 100
@@ -31,6 +31,7 @@ NEAR_DUPLICATE = 0.8
 scikit-learn's estimators and the operator families of pandas fall together, different functions do not."""
 
 FEW_QUERIES = 10
+BEIR_FOLDER = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ def _docstring_task(spec, kind, seed):
         )
     canonical = _merge_near_duplicates(known)
     kept = [entry for entry in known if canonical[entry.name] == entry.name]
+    notes = {"entries_read": len(entries), "near_duplicates_dropped": len(known) - len(kept)}
+    kept = _sample(kept, spec.max_documents or len(kept), seed)
+    names = {entry.name for entry in kept}
     qrels = defaultdict(dict)
     if kind == "summary":
         owners = defaultdict(list)
@@ -119,11 +123,11 @@ def _docstring_task(spec, kind, seed):
             targets = {
                 canonical[name] for name in map(lambda name, entry=entry: resolve(entry, name), entry.see_also) if name
             }
-            if targets - {entry.name}:
-                qrels[entry.name] = {target: 1 for target in sorted(targets - {entry.name})}
+            targets = targets & names - {entry.name}
+            if targets:
+                qrels[entry.name] = {target: 1 for target in sorted(targets)}
         queries = {entry.name: entry.body for entry in kept if entry.name in qrels}
     documents = {entry.name: entry.body for entry in kept}
-    notes = {"entries_read": len(entries), "near_duplicates_dropped": len(known) - len(kept)}
     return _sampled(spec, documents, queries, dict(qrels), seed, notes, licence="bsd-3-clause")
 
 
@@ -173,10 +177,11 @@ class _Resolver:
 
 
 def _beir_task(spec, folder, seed):
-    documents = {}
-    for row in _read_jsonl(folder / "corpus.jsonl", spec.name):
-        documents[str(row["_id"])] = f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-    queries = {str(row["_id"]): row["text"] for row in _read_jsonl(folder / "queries.jsonl", spec.name)}
+    documents = {
+        name: f"{row.get('title') or ''} {row['text'] or ''}".strip()
+        for name, row in _read_texts(folder / "corpus.jsonl", spec.name).items()
+    }
+    queries = {name: row["text"] for name, row in _read_texts(folder / "queries.jsonl", spec.name).items()}
     test = _read_qrels(folder / "qrels" / "test.tsv", spec.name)
     tuning = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
     validation = {}
@@ -212,40 +217,29 @@ def _sample(items, count, seed):
     return [items[index] for index in sorted(order)]
 
 
-def _read_jsonl(path, task):
-    if not path.is_file():
-        raise StudyError(
-            f"task {task!r}: {path} is missing; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
-        )
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                row["_id"], row["text"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise StudyError(
-                    f"task {task!r}: {path.name} line {number} is not JSON with _id and text: {error}"
-                ) from error
-            yield row
+def _read_texts(path, task):
+    """Id -> row of a BEIR file of documents or queries."""
+    rows = {}
+    for row in read_jsonl(path, f"task {task!r}", BEIR_FOLDER, ("_id", "text")):
+        if str(row["_id"]) in rows:
+            raise StudyError(f"task {task!r}: {path.name} has the id {row['_id']!r} twice; remove one of them")
+        rows[str(row["_id"])] = row
+    return rows
 
 
 def _read_qrels(path, task):
-    if not path.is_file():
-        raise StudyError(f"task {task!r}: {path} is missing; a BEIR folder holds judgements in qrels/test.tsv")
     qrels = defaultdict(dict)
-    with path.open(encoding="utf-8") as lines:
-        for number, row in enumerate(csv.reader(lines, delimiter="\t"), 1):
-            if number == 1 and row and row[-1] == "score":
-                continue
-            try:
-                query, document, grade = row
-                qrels[query][document] = int(grade)
-            except ValueError as error:
-                raise StudyError(
-                    f"task {task!r}: {path.name} line {number} is not query, document, grade: {row}"
-                ) from error
+    for number, line in read_lines(path, f"task {task!r}", BEIR_FOLDER):
+        row = line.rstrip("\r\n").split("\t")
+        if number == 1 and row[-1] == "score":
+            continue
+        try:
+            query, document, grade = row
+            qrels[query][document] = int(grade)
+        except ValueError as error:
+            raise StudyError(
+                f"task {task!r}: {path.name} line {number} is not query, document, grade: {row}"
+            ) from error
     return dict(qrels)
 
 

@@ -140,6 +140,12 @@ def test_max_documents_keeps_judged_documents(load, kind):
     assert all(document in task.documents for grades in task.qrels.values() for document in grades)
 
 
+def test_max_documents_gives_both_kinds_of_docstring_task_one_corpus(load):
+    entries = [entry(f"f{number}", number, see_also=[f"f{number + 1}"]) for number in range(60)]
+    tasks = [load(kind, *entries, max_documents=30) for kind in ("summary", "see_also")]
+    assert tasks[0].documents == tasks[1].documents and len(tasks[0].documents) == 30
+
+
 def test_own_documents_stay_where_they_are_excluded_from_rankings(load):
     task = load("see_also", *many(), max_queries=12, max_documents=30, exclude_self=True)
     assert set(task.qrels) <= set(task.documents)
@@ -190,7 +196,8 @@ def beir(tmp_path):
         (tmp_path / "qrels").mkdir()
         for part, text in content.items():
             if text is not None:
-                (tmp_path / names.get(part, f"qrels/{part}.tsv")).write_text(text)
+                content = text if isinstance(text, bytes) else text.encode()
+                (tmp_path / names.get(part, f"qrels/{part}.tsv")).write_bytes(content)
         return load_task(TaskSpec(name="weather", source=f"beir:{tmp_path}", **dict(spec)), seed=0)
 
     return of
@@ -236,6 +243,10 @@ def test_beir_validation_comes_from_the_dev_file(beir):
         ({"corpus": '["d1", "text"]\n'}, ["weather", "corpus.jsonl line 1"]),
         ({"test": QRELS + "q1 d1 1\n"}, ["weather", "test.tsv line 5", "q1 d1 1"]),
         ({"test": QRELS + "q1\td3\thigh\n"}, ["weather", "test.tsv line 5", "high"]),
+        ({"corpus": lines([*CORPUS, CORPUS[1]])}, ["weather", "corpus.jsonl", "'d2' twice"]),
+        ({"queries": lines([*QUERIES, QUERIES[0]])}, ["weather", "queries.jsonl", "'q1' twice"]),
+        ({"corpus": b'{"_id": "d1", "text": "Schnee f\xe4llt"}\n'}, ["weather", "corpus.jsonl", "not UTF-8"]),
+        ({"test": b"q1\td1\t1\nq\xe4\td2\t1\n"}, ["weather", "test.tsv", "not UTF-8"]),
     ],
 )
 def test_bad_beir_folder_is_one_line_that_names_the_thing(beir, changes, named):
