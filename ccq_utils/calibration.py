@@ -27,7 +27,7 @@ def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims:
         for bits in BITS
         for spacing in SPACINGS
     }
-    rows = []
+    rows, kept = [], {}
     for side in found.values():
         queries, documents = decoder.transform(side.queries, dims), decoder.transform(side.documents, dims)
         labels = {"bits": 32, "spacing": "none", "scoring": "float", "bytes_per_vector": 4 * dims}
@@ -53,6 +53,11 @@ def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims:
             other = values[row["bits"], "width", row["scoring"]]
             difference = study.interval("difference", values[row["bits"], row["spacing"], row["scoring"]], other)
             row.update(over_width=difference.estimate, over_width_low=difference.low, over_width_high=difference.high)
+            row.update(over_width_p=np.nan if row["spacing"] == "width" else difference.p())
+        for bits, spacing in codecs:
+            kept.setdefault(f"equal {spacing}, {bits} bit", {})[side.task] = values[bits, spacing, "asymmetric"]
+    for run, scores in kept.items():
+        study.record(run, scores)
     return pd.DataFrame(rows)
 
 
@@ -105,7 +110,7 @@ def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, di
     texts |= {
         f"only {group}": calibration[groups == group] for group in np.unique(groups) if len(np.unique(groups)) > 1
     }
-    rows = []
+    rows, kept = [], {}
     for side in found.values():
         reference = {}
         for name, vectors in (texts | {"the corpus itself": side.documents}).items():
@@ -115,6 +120,8 @@ def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, di
                 codec = PercentileCodec(dims, bits, decoder).fit(vectors)
                 values = ndcg(side.judge, codec.project(side.queries) @ codec.decode(codec.encode(side.documents)).T)
                 reference.setdefault(bits, values)
+                if place := {"held-out text": "general text", "the corpus itself": "the corpus"}.get(name):
+                    kept.setdefault(f"calibrated on {place}, {bits} bit", {})[side.task] = values
                 difference = study.interval("difference", values, reference[bits])
                 row = retention_row(study, side, values, bits=bits, calibration=name, passages=len(vectors))
                 rows.append(
@@ -125,4 +132,6 @@ def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, di
                         "difference_high": difference.high,
                     }
                 )
+    for run, scores in kept.items():
+        study.record(run, scores)
     return pd.DataFrame(rows)

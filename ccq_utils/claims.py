@@ -1,157 +1,141 @@
-"""The paper's claims, held against this study's tables (the last section of notebook 05)."""
+"""The claims ledger's entries: what ``data/claims.yaml`` says is claimed, how it is tested and what would reproduce it.
 
-import pandas as pd
+A claim names *runs*, the columns of the query-level tables ``NN_queries.parquet`` (one row per task and query, nDCG@10),
+or rows of a results table. A run that was repeated over seeds stands there as ``name #0``, ``name #1`` ...
+"""
 
-from ccq_utils.codecs import make_codec, scores
-from ccq_utils.compress import Side, chosen_decoder, ndcg, sides
-from ccq_utils.concat import subsets
-from ccq_utils.selection import member_scores
-from ccq_utils.stats import Interval, verdict
-from ccq_utils.study import Study
+from pathlib import Path
+from typing import Literal
 
-PUBLISHED_RETENTION = 0.89
-"""Retention at 48x with four models (arXiv 2510.04626, abstract)."""
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
+from ccq_utils import paths
+from ccq_utils.errors import StudyError
+from ccq_utils.stats import Interval
 
-def at_budget(study: Study, found: dict[str, Side], codecs: dict) -> pd.DataFrame:
-    """Retention of fitted codecs per task and as macro mean, both scorings, with intervals."""
-    rows = []
-    for name, codec in codecs.items():
-        codes = {task: codec.encode(side.documents) for task, side in found.items()}
-        for scoring in ("asymmetric", "symmetric"):
-            values = {
-                task: ndcg(side.judge, scores(codec, side.queries, codes[task], scoring == "symmetric"))
-                for task, side in found.items()
-            }
-            for task, side in found.items():
-                rows.append(_row(name, scoring, task, study.interval("retention", values[task], side.reference), codec))
-            macro = study.interval("retention", list(values.values()), [side.reference for side in found.values()])
-            rows.append(_row(name, scoring, "macro mean", macro, codec))
-    return pd.DataFrame(rows)
+LEDGER = paths.ROOT / "data" / "claims.yaml"
 
 
-def _row(method, scoring, task, interval, codec):
-    return {
-        "method": method,
-        "scoring": scoring,
-        "task": task,
-        "bytes_per_vector": codec.bytes_per_vector,
-        **interval._asdict(),
-    }
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def claims_table(study: Study) -> pd.DataFrame:
-    """One row per claim: id, statement, what was measured, number, 95 % interval, queries and verdict (macro over tasks).
+class Expectation(_Strict):
+    """Where the whole interval must lie for *reproduced*: ``above`` or ``below`` a number, or ``within`` two."""
 
-    Verdicts: *reproduced* or *not reproduced* when the interval lies on one side of the claim's threshold, otherwise
-    *no difference seen*. Choices (which join, which method) are made on validation queries or fixed in advance.
+    above: float | None = None
+    below: float | None = None
+    within: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        if sum(given is not None for given in (self.above, self.below, self.within)) != 1:
+            raise ValueError("give one of above, below, within")
+        return self
+
+    def holds(self, interval: Interval) -> bool:
+        """Whether the whole interval lies where the claim expects it."""
+        if self.within:
+            return self.within[0] <= interval.low and interval.high <= self.within[1]
+        return interval.low > self.above if self.above is not None else interval.high < self.below
+
+    def fails(self, interval: Interval) -> bool:
+        """Whether the whole interval lies where the claim says it cannot."""
+        if self.within:
+            return interval.low > self.within[1] or interval.high < self.within[0]
+        return interval.high < self.above if self.above is not None else interval.low > self.below
+
+    def p(self, interval: Interval) -> float:
+        """p-value of the threshold; of the nearer bound for ``within`` (two one-sided tests)."""
+        if self.within:
+            return max(interval.p(bound) for bound in self.within)
+        return interval.p(self.above if self.above is not None else self.below)
+
+    def __str__(self):
+        if self.within:
+            return f"within {self.within[0]:g} to {self.within[1]:g}"
+        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+
+
+class Measurement(_Strict):
+    """How a number is computed.
+
+    ``difference`` and ``retention`` compare the runs ``measured`` and ``reference``; ``retention difference`` is the
+    retention of ``measured`` against ``reference`` minus that of ``other`` against ``other_reference``. ``correlation``
+    is Spearman's between columns ``x`` and ``y`` of ``table``, over its rows. ``seeds`` is the mean of column ``y`` of
+    ``table`` over the rows that match ``rows``, one row per seed.
     """
-    count = len(study.members)
-    budget = 4 * study.joined("calibration").shape[1] // 48
-    raw = {size: _raw(study, size) for size in {1, min(2, count), count}}
-    small = _best_small_join(study)
-    large = [ndcg(study.evaluator(task), member_scores(study, study.profile.large_model, task)) for task in study.tasks]
-    joined = [
-        ndcg(study.evaluator(task), sum(member_scores(study, member, task) for member in small)) for task in study.tasks
-    ]
-    paper = _coded(study, count, "decoder", budget, chosen_decoder(study))
-    best = {size: _coded(study, size, "PCA, rotated", budget) for size in raw}
-    rows = [
-        _claim(
-            "K1",
-            "Joined small models beat the larger single one",
-            f"{' + '.join(small)} minus {study.profile.large_model}, nDCG@10",
-            study.interval("difference", joined, large),
-            0.0,
-        ),
-        _claim(
-            "K1b",
-            "A concat beats its best member",
-            f"{' + '.join(study.members)} minus {study.members[0]}, nDCG@10",
-            study.interval("difference", raw[count], raw[1]),
-            0.0,
-        ),
-        _claim(
-            "K2",
-            "Decoder and percentile quantizer keep 89 % at 48x",
-            f"retention at {budget} B, decoder, asymmetric",
-            study.interval("retention", paper, raw[count]),
-            PUBLISHED_RETENTION,
-        ),
-        _claim(
-            "K2b",
-            "This study's pipeline keeps more than 89 % at 48x",
-            f"retention at {budget} B, PCA rotated, asymmetric",
-            study.interval("retention", best[count], raw[count]),
-            PUBLISHED_RETENTION,
-        ),
-        _claim(
-            "K3",
-            "Members after the second add raw quality (the paper: little)",
-            f"{count} members minus {min(2, count)}, raw nDCG@10",
-            study.interval("difference", raw[count], raw[min(2, count)]),
-            0.0,
-        ),
-        _claim(
-            "K3b",
-            "More members make the compressed vector better at the same bytes",
-            f"{count} members minus 1 at {budget} B, nDCG@10",
-            study.interval("difference", best[count], best[1]),
-            0.0,
-        ),
-        _claim(
-            "K3c",
-            "Members after the second do so too",
-            f"{count} members minus {min(2, count)} at {budget} B, nDCG@10",
-            study.interval("difference", best[count], best[min(2, count)]),
-            0.0,
-        ),
-    ]
-    return pd.DataFrame(rows)
+
+    statistic: Literal["difference", "retention", "retention difference", "correlation", "seeds"]
+    measured: str = ""
+    reference: str = ""
+    other: str = ""
+    other_reference: str = ""
+    table: str = ""
+    x: str = ""
+    y: str = ""
+    rows: dict[str, str | int] = {}
+
+    @model_validator(mode="after")
+    def _complete(self):
+        needed = {
+            "difference": ("measured", "reference"),
+            "retention": ("measured", "reference"),
+            "retention difference": ("measured", "reference", "other", "other_reference"),
+            "correlation": ("table", "x", "y"),
+            "seeds": ("table", "y"),
+        }[self.statistic]
+        if missing := [key for key in needed if not getattr(self, key)]:
+            raise ValueError(f"a test by {self.statistic} needs {', '.join(missing)}")
+        return self
+
+    def __str__(self):
+        if self.statistic == "correlation":
+            return f"Spearman of {self.x} and {self.y} in {self.table}"
+        if self.statistic == "seeds":
+            return f"{self.y} in {self.table}, mean over seeds"
+        if self.statistic == "retention":
+            return f"retention: {self.measured} over {self.reference}"
+        if self.statistic == "difference":
+            return f"nDCG@10: {self.measured} minus {self.reference}"
+        return f"retention: {self.measured} over {self.reference}, minus {self.other} over {self.other_reference}"
 
 
-def _claim(name, statement, measured, interval: Interval, threshold):
-    words = verdict(interval, threshold, "reproduced", "not reproduced")
-    return {
-        "claim": name,
-        "statement": statement,
-        "tested": measured,
-        "measured": interval.estimate,
-        "low": interval.low,
-        "high": interval.high,
-        "threshold": threshold,
-        "queries": interval.queries,
-        "verdict": words,
-    }
+class Claim(_Strict):
+    """One entry of the ledger; ``why`` gives the reason for the threshold, ``untestable`` for a missing run."""
+
+    id: str
+    statement: str
+    source: str
+    notebook: str
+    test: Measurement
+    reproduced: Expectation
+    why: str
+    untestable: str = ""
 
 
-def _raw(study, count):
-    weights = list(study.selection["weight"])
-    return [side.reference for side in sides(study, "test", study.members[:count], weights[:count]).values()]
+def load_ledger(path: Path = LEDGER) -> list[Claim]:
+    """The claims in the file's order.
 
-
-def _coded(study, count, name, budget, decoder=None):
-    members, weights = study.members[:count], list(study.selection["weight"])[:count]
-    training, calibration = (study.joined(part, None, members, weights) for part in ("training", "calibration"))
-    codec = make_codec(name, training.shape[1], budget, decoder, study.profile.seed).fit(training, calibration)
-    found = sides(study, "test", members, weights).values()
-    return [ndcg(side.judge, scores(codec, side.queries, codec.encode(side.documents))) for side in found]
-
-
-def _best_small_join(study):
-    """The join without the large model that is best on validation queries (macro mean)."""
-    candidates = [model for model in study.profile.models if model != study.profile.large_model]
-    cosines = {
-        (model, task): member_scores(study, model, task, "validation")
-        for model in candidates
-        for task in study.tuning_tasks
-    }
-
-    def score(members):
-        found = [
-            ndcg(study.evaluator(task, "validation"), sum(cosines[model, task] for model in members))
-            for task in study.tuning_tasks
-        ]
-        return sum(values.mean() for values in found)
-
-    return max((members for members in subsets(candidates) if len(members) > 1), key=score)
+    Raises
+    ------
+    StudyError : the file is missing, not YAML, or an entry is malformed; the message names entry and key.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        claims = TypeAdapter(list[Claim]).validate_python(entries)
+    except FileNotFoundError as error:
+        raise StudyError(f"the claims ledger {path.name} is missing; run from a whole checkout") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise StudyError(f"{path.name}, entry {place}: {problem['msg']}") from error
+    names = [claim.id for claim in claims]
+    if len(set(names)) < len(names):
+        raise StudyError(
+            f"{path.name} names a claim twice: {sorted({name for name in names if names.count(name) > 1})}"
+        )
+    return claims

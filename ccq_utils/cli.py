@@ -29,6 +29,13 @@ def _parser():
     run.add_argument("--output", default="", metavar="DIR", help="write everything below DIR, not into the checkout")
     run.set_defaults(action=_run)
 
+    verify = commands.add_parser("verify", help="hold a run against the committed tables and claims")
+    _add_profile(verify)
+    verify.add_argument(
+        "--run", default="", metavar="DIR", help="a finished run's --output folder; runs anew without it"
+    )
+    verify.set_defaults(action=_verify)
+
     publish = commands.add_parser("publish", help="copy a finished run's notebooks, cleaned, over the committed ones")
     _add_profile(publish)
     publish.set_defaults(action=_publish)
@@ -43,6 +50,22 @@ def _run(options):
     from ccq_utils import runner  # jupyter and papermill take a second to import
 
     return runner.run(options.profile, options.only, options.force, options.output)
+
+
+def _verify(options):
+    from pathlib import Path
+
+    from ccq_utils import paths, run_report, runner, verify
+    from ccq_utils.profile import load_profile
+
+    name, folder = load_profile(options.profile).name, Path(options.run or paths.BUILD / "verify" / options.profile)
+    if not options.run and (code := runner.run(options.profile, output=str(folder))):
+        return code
+    found = verify.verify(name, folder)
+    found.to_csv(folder / "verify.csv", index=False)
+    code = verify.show(found, verify.likely_causes(paths.results_folder(name), folder / "results"))
+    print(f"every row: {run_report.shown(folder / 'verify.csv')}")
+    return code
 
 
 def _publish(options):

@@ -108,16 +108,22 @@ class PqCodec:
 
 
 class LshCodec:
-    """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits)."""
+    """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits).
 
-    def __init__(self, bits: int, seed: int = 0):
-        self.bits, self.seed = bits, seed
+    Parameters
+    ----------
+    orthogonal : draw planes at right angles where the vectors have as many dims as there are bits
+    """
+
+    def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True):
+        self.bits, self.seed, self.orthogonal = bits, seed, orthogonal
         self.bytes_per_vector = packed_bytes(bits, 1)
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "LshCodec":
         """Draw the hyperplanes; nothing is learned."""
         drawn = np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
-        self.planes_ = (np.linalg.qr(drawn)[0] if self.bits <= vectors.shape[1] else drawn).astype(np.float32)
+        right_angles = self.orthogonal and self.bits <= vectors.shape[1]
+        self.planes_ = (np.linalg.qr(drawn)[0] if right_angles else drawn).astype(np.float32)
         return self
 
     def project(self, vectors: np.ndarray) -> np.ndarray:

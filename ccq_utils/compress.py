@@ -40,6 +40,28 @@ def ndcg(judge, matrix: np.ndarray) -> np.ndarray:
     return judge(matrix)["ndcg_at_10"].to_numpy()
 
 
+def record_codec(study: Study, found: dict[str, Side], codec, run: str, symmetric: bool = False) -> None:
+    """Record the per-query scores of a fitted codec as a run."""
+    study.record(
+        run,
+        {
+            task: ndcg(side.judge, scores(codec, side.queries, codec.encode(side.documents), symmetric))
+            for task, side in found.items()
+        },
+    )
+
+
+def record_decoder(study: Study, found: dict[str, Side], decoder: Decoder, stop: int, run: str) -> None:
+    """Record the per-query scores of a decoder's float output at one stop as a run."""
+    study.record(
+        run,
+        {
+            task: ndcg(side.judge, decoder.transform(side.queries, stop) @ decoder.transform(side.documents, stop).T)
+            for task, side in found.items()
+        },
+    )
+
+
 def retention_row(study: Study, side: Side, values: np.ndarray, **labels) -> dict:
     """One tidy row: labels, nDCG@10, retention against the raw concat with its interval, number of queries."""
     interval = study.interval("retention", values, side.reference)
@@ -93,18 +115,22 @@ def cosine_agreement(vectors: np.ndarray, decoder: Decoder, stops: list[int], la
 
 
 def trained_decoder(
-    study: Study, start: str, dims=None, depth=1, width=512, seed=0, early_stop=True
+    study: Study, start: str, dims=None, depth=1, width=512, seed=0, early_stop=True, training=None, **regular
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, cached by content, with its loss history.
 
     Parameters
     ----------
-    start : ``random`` (the paper's) or ``PCA`` (uncentred PCA of the training concat; depth 1 only)
+    start : ``random`` (the paper's) or ``PCA`` (uncentred PCA of the training concat; depth 1 or residual)
     dims : output dims; the profile's if None; stops beyond it are left out
+    seed : added to the profile's seed
     early_stop : False trains all ablation epochs, to show what happens past the best one
+    training : vectors to train on; the training text's concat if None
+    regular : what ``Decoder`` and ``train_decoder`` take further: ``dropout``, ``residual``, ``weight_decay``, ``loss``
     """
     spec = study.profile.decoder
-    training, validation = study.joined("training"), study.joined("validation")
+    training = study.joined("training") if training is None else training
+    validation = study.joined("validation")
     dims = min(dims or spec.dims, training.shape[1])
     stops = [stop for stop in spec.stops if stop < dims] + [dims]
     settings = {
@@ -121,13 +147,17 @@ def trained_decoder(
         "depth": depth,
         "width": width,
         **settings,
+        **regular,
         "vectors": _fingerprint(training, validation),
     }
+    shape = {name: regular.pop(name) for name in ("dropout", "residual") if name in regular}
 
     def build(folder):
         torch.manual_seed(settings["seed"])
-        decoder = fit_pca(training, dims) if start == "PCA" else Decoder(training.shape[1], dims, depth, width)
-        history = train_decoder(decoder, training, validation, **settings)
+        decoder = Decoder(training.shape[1], dims, depth, width, **shape)
+        if start == "PCA":
+            decoder.start_from(fit_pca(training, dims))
+        history = train_decoder(decoder, training, validation, **settings, **regular)
         decoder.save(folder)
         history.to_csv(folder / "history.csv", index=False)
 
@@ -135,9 +165,9 @@ def trained_decoder(
     return Decoder.load(folder), pd.read_csv(folder / "history.csv")
 
 
-def chosen_decoder(study: Study) -> Decoder:
-    """The trained decoder that notebook 03 chose on validation queries; trained again if the cache no longer has it."""
-    return trained_decoder(study, study.read("03_decoders")["start"][0])[0]
+def chosen_decoder(study: Study, seed: int = 0, training: np.ndarray | None = None) -> Decoder:
+    """The trained decoder that notebook 03 chose on validation queries; trained again if the cache does not have it."""
+    return trained_decoder(study, study.read("03_decoders")["start"][0], seed=seed, training=training)[0]
 
 
 def _fingerprint(*arrays):

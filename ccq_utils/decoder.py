@@ -17,6 +17,8 @@ from torch import nn
 from ccq_utils.errors import StudyError
 from ccq_utils.progress import progress
 
+LOSSES = ("similarity", "reconstruction")
+
 
 class Decoder(nn.Module):
     """D -> d in ``depth`` layers; depth 1 is one linear map without bias, deeper ones have GELU between layers.
@@ -26,22 +28,40 @@ class Decoder(nn.Module):
     in_dims, out_dims : D and d
     depth : 1, 2 or 3
     width : hidden width of deeper decoders
+    dropout : share of hidden values dropped in training
+    residual : deeper decoders add their output to that of one linear map, and begin as that map
     """
 
-    def __init__(self, in_dims: int, out_dims: int, depth: int = 1, width: int = 512):
+    def __init__(self, in_dims: int, out_dims: int, depth: int = 1, width: int = 512, dropout=0.0, residual=False):
         super().__init__()
         if depth < 1:
             raise StudyError(f"decoder depth {depth} must be 1 or more")
         self.config = {"in_dims": in_dims, "out_dims": out_dims, "depth": depth, "width": width}
+        self.config |= {"dropout": dropout, "residual": residual}
         sizes = [in_dims, *[width] * (depth - 1), out_dims]
         layers = []
         for index, (wide, narrow) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            layers += [nn.Linear(wide, narrow, bias=depth > 1)] + ([nn.GELU()] if index < depth - 1 else [])
+            layers.append(nn.Linear(wide, narrow, bias=depth > 1))
+            if index < depth - 1:
+                layers += [nn.GELU(), nn.Dropout(dropout)] if dropout else [nn.GELU()]
         self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(in_dims, out_dims, bias=False) if residual else None
+        if residual:
+            nn.init.zeros_(self.layers[-1].weight)
+            nn.init.zeros_(self.layers[-1].bias)
+
+    def start_from(self, other: "Decoder") -> None:
+        """Begin as another decoder's linear map; raises ``StudyError`` where this one has none."""
+        target = self.linear if self.linear is not None else self.layers[0] if len(self.layers) == 1 else None
+        if target is None:
+            raise StudyError("a decoder without a linear map cannot start from one; set residual or depth 1")
+        with torch.no_grad():
+            target.weight.copy_(other.layers[0].weight)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """``(n, D) -> (n, d)``; not normalised, because truncation comes first."""
-        return self.layers(vectors)
+        decoded = self.layers(vectors)
+        return decoded if self.linear is None else decoded + self.linear(vectors)
 
     @torch.inference_mode()
     def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
@@ -100,6 +120,15 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
     return sum(((student - teacher) ** 2).mean() for student in prefix_cosines(outputs, stops)) / len(stops)
 
 
+def reconstruction_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], weight: torch.Tensor):
+    """Mean squared error of the inputs rebuilt from each prefix of the output by the transposed map, averaged over stops.
+
+    The rival of ``similarity_loss``: a tied linear autoencoder with the same stops. ``weight`` is the map ``(d, D)``.
+    """
+    rebuilt = [outputs[:, :stop] @ weight[:stop] for stop in stops]
+    return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
+
+
 def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
     """Uncentred PCA as a decoder: its prefixes keep the most of the vectors' inner products among linear maps.
 
@@ -130,13 +159,17 @@ def train_decoder(
     learning_rate: float,
     patience: int | None,
     seed: int,
+    weight_decay: float = 0.0,
+    loss: str = "similarity",
 ) -> pd.DataFrame:
-    """Train in place with Adam on random batches, keep the weights of the best validation loss.
+    """Train in place with AdamW on random batches, keep the weights of the best validation loss.
 
     Parameters
     ----------
     training, validation : concat vectors ``(n, D)`` of text without judgements
     patience : epochs without improvement before stopping; None trains all epochs (to show overfitting)
+    weight_decay : AdamW's; 0 is plain Adam
+    loss : ``similarity`` (the paper's) or ``reconstruction`` (depth 1 only)
 
     Returns
     -------
@@ -144,8 +177,11 @@ def train_decoder(
 
     Raises
     ------
-    StudyError : stops larger than the decoder, vectors that hold NaN, or too little text for one batch.
+    StudyError : stops larger than the decoder, vectors that hold NaN, too little text for one batch, an unknown loss.
     """
+    if loss not in LOSSES:
+        raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")
+
     if stops[-1] > decoder.config["out_dims"]:
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     if len(training) < 2 or len(validation) < 2:
@@ -154,7 +190,13 @@ def train_decoder(
         raise StudyError("decoder training vectors hold NaN or infinity; mend the model or remove the texts")
     generator = torch.Generator().manual_seed(seed)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
-    optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay)
+
+    def loss_of(vectors):
+        if loss == "reconstruction":
+            return reconstruction_loss(vectors, decoder(vectors), stops, decoder.layers[0].weight)
+        return similarity_loss(vectors, decoder(vectors), stops)
+
     best, best_state, history = np.inf, None, []
     bar = progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}")
     for epoch in bar:
@@ -162,14 +204,14 @@ def train_decoder(
         decoder.train()
         for index in torch.randperm(len(training), generator=generator).split(batch_size) if epoch else ():
             if len(index) > 1:
-                loss = similarity_loss(training[index], decoder(training[index]), stops)
+                value = loss_of(training[index])
                 optimiser.zero_grad()
-                loss.backward()
+                value.backward()
                 optimiser.step()
-                losses.append(loss.item())
+                losses.append(value.item())
         decoder.eval()
         with torch.inference_mode():
-            held_out = similarity_loss(validation, decoder(validation), stops).item()
+            held_out = loss_of(validation).item()
         history.append(
             {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
         )

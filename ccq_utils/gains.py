@@ -6,7 +6,7 @@ import pandas as pd
 from ccq_utils.concat import subsets
 from ccq_utils.progress import progress
 from ccq_utils.selection import member_scores
-from ccq_utils.stats import verdict
+from ccq_utils.stats import Interval, holm, verdict
 from ccq_utils.study import Study
 
 RRF_CONSTANT = 60
@@ -42,14 +42,33 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
                     **_named("score", score),
                     "best_member": best,
                     **_named("gain", gain),
-                    "gain_verdict": verdict(gain),
+                    "gain_p": gain.p() if len(members) > 1 else np.nan,
                     **_named("over_large", over),
-                    "over_large_verdict": verdict(over),
+                    "over_large_p": over.p() if members != (study.profile.large_model,) else np.nan,
                     "strength_gap": max(strengths) - min(strengths),
                     "queries": score.queries,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for name in ("gain", "over_large"):
+        table[f"{name}_verdict"] = corrected_verdicts(table, name)
+    return table
+
+
+def corrected_verdicts(table: pd.DataFrame, name: str) -> list[str]:
+    """Verdicts of a column of differences; what Holm's correction for the number of rows does not bear is not called real.
+
+    The table holds ``name``, ``name_low``, ``name_high`` and ``name_p``; rows without a p-value compare nothing.
+    """
+    tested = table[f"{name}_p"].notna().to_numpy()
+    p_values = np.ones(len(table))
+    p_values[tested] = holm(table.loc[tested, f"{name}_p"])
+    words = []
+    for row, p, compared in zip(table.itertuples(), p_values, tested, strict=True):
+        interval = Interval(getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"), row.queries)
+        found = verdict(interval)
+        words.append(found if p < 0.05 or not compared else "no difference seen")
+    return words
 
 
 def _named(name, interval):
@@ -82,11 +101,14 @@ def fusion_comparison(study: Study, members: list[str]) -> pd.DataFrame:
                     "way": way,
                     **_named("score", study.interval("mean", values)),
                     **_named("difference", difference),
-                    "verdict": "reference" if way == "concat" else verdict(difference),
+                    "difference_p": np.nan if way == "concat" else difference.p(),
                     "queries": difference.queries,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["verdict"] = corrected_verdicts(table, "difference")
+    table.loc[table["way"] == "concat", "verdict"] = "reference"
+    return table
 
 
 def _min_max(matrix):
@@ -106,3 +128,44 @@ def best_per_size(gains: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame
     means = validation.groupby(["size", "members"])["score"].mean()
     chosen = means.groupby("size").idxmax().map(lambda index: index[1])
     return gains[gains["members"].isin(chosen)].sort_values(["task", "size"])
+
+
+def record_concats(study: Study) -> tuple[str, ...]:
+    """Record the runs that claims about joining compare, and return the join of small models.
+
+    Runs: ``large model``; ``join of small models`` (without the large one, best on validation queries, equal weights);
+    ``concat of k`` for k = 1 ... N (the selection with its weights); ``concat`` is the last of these.
+    """
+    small = _best_small_join(study)
+    weights = list(study.selection["weight"])
+    runs = {"large model": ([study.profile.large_model], None), "join of small models": (list(small), None)}
+    for count in range(1, len(study.members) + 1):
+        runs[f"concat of {count}"] = (study.members[:count], weights[:count])
+    runs["concat"] = (study.members, weights)
+    for name, (members, shares) in runs.items():
+        squares = [1.0] * len(members) if shares is None else [share**2 for share in shares]
+        found = {}
+        for task in study.tasks:
+            parts = zip(squares, members, strict=True)
+            matrix = sum(square * member_scores(study, member, task) for square, member in parts)
+            found[task] = study.evaluator(task)(matrix)["ndcg_at_10"].to_numpy()
+        study.record(name, found)
+    return small
+
+
+def _best_small_join(study):
+    """The join without the large model that is best on validation queries (macro mean)."""
+    candidates = [model for model in study.profile.models if model != study.profile.large_model]
+    cosines = {
+        (model, task): member_scores(study, model, task, "validation")
+        for model in candidates
+        for task in study.tuning_tasks
+    }
+
+    def score(members):
+        return sum(
+            study.evaluator(task, "validation")(sum(cosines[model, task] for model in members))["ndcg_at_10"].mean()
+            for task in study.tuning_tasks
+        )
+
+    return max((members for members in subsets(candidates) if len(members) > 1), key=score)

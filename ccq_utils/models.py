@@ -186,10 +186,11 @@ def _static(profile, corpora, cache):
     }
 
     def build(folder):
-        from ccq_utils.static import train_static
+        from ccq_utils.static import new_static, train_static
 
-        minilm = _minilm(profile, corpora, cache)
-        train_static(corpora().pairs, minilm.folder() / "tokenizer.json", spec, profile.seed, folder)
+        tokenizer = _minilm(profile, corpora, cache).folder() / "tokenizer.json"
+        model = new_static(tokenizer, spec.dims, profile.seed)
+        train_static(model, corpora().pairs, spec.epochs, spec.batch_size, spec.learning_rate, profile.seed, folder)
 
     return _trained("static", key, build, "*.safetensors", cache, "StaticEmbedding trained here on the training text")
 
@@ -218,6 +219,49 @@ def _trained(name, key, build, weights, cache, source, modules=None):
         return _folder_bytes(folder(), weights, f"*/{weights}", "tokenizer.json", "*/tokenizer.json")
 
     return BaseModel(name, digest(name, key), folder, "mit", source, {"query": "", "document": ""}, size, modules)
+
+
+FINETUNING_RATE = 0.01
+"""Learning rate of ``finetuned``: a fifth of what a static model of random token vectors starts with."""
+
+
+def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache, epochs: list[int]) -> BaseModel:
+    """A static member trained further on the training text's pairs.
+
+    Parameters
+    ----------
+    epochs : ascending counts at which it is kept; training goes from each to the next, and the last is returned
+
+    Raises
+    ------
+    StudyError : the member is not a StaticEmbedding.
+    """
+    before = base if len(epochs) == 1 else finetuned(base, profile, corpora, cache, epochs[:-1])
+    key = {
+        "base": base.fingerprint,
+        "epochs": epochs,
+        "batch_size": profile.static.batch_size,
+        "learning_rate": FINETUNING_RATE,
+        "seed": profile.seed,
+        "text": corpora.fingerprint(),
+        "versions": _version("sentence-transformers"),
+    }
+
+    def build(folder):
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        from ccq_utils.static import train_static
+
+        model = SentenceTransformer(str(before.folder()), device="cpu")  # a copy of its own, for it is changed
+        if not isinstance(model[0], StaticEmbedding):
+            raise StudyError(
+                f"{base.name!r} is not a static model; only wordllama, static and model2vec are fine-tuned here"
+            )
+        more = epochs[-1] - (epochs[-2] if len(epochs) > 1 else 0)
+        train_static(model, corpora.pairs, more, profile.static.batch_size, FINETUNING_RATE, profile.seed, folder)
+
+    return _trained(f"{base.name}-finetuned", key, build, "*.safetensors", cache, f"{base.name}, fine-tuned here")
 
 
 def _training_texts(corpora):

@@ -80,7 +80,7 @@ class LexicalSpec(_Strict):
     ``nonzeros`` is the number of dims that each bucket touches.
     """
 
-    ngrams: tuple[int, int] = (3, 4)
+    ngrams: tuple[int, int] = (3, 5)
     features: int = Field(2**16, ge=2**10)
     dims: int = Field(384, ge=8)
     nonzeros: int = Field(8, ge=1)
@@ -100,11 +100,11 @@ class DecoderSpec(_Strict):
 
     dims: int = Field(512, ge=1)
     stops: list[int] = [32, 64, 128, 256, 512]
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int = Field(3, ge=1)
-    ablation_epochs: int = Field(25, ge=1)
+    ablation_epochs: int = Field(15, ge=1)
 
     @model_validator(mode="after")
     def _stops_fit(self):
@@ -115,8 +115,19 @@ class DecoderSpec(_Strict):
         return self
 
 
+class OpenQuestionsSpec(_Strict):
+    """Notebook 06: ``pairs`` of text that learned fusion is fitted on, ``finetune_epochs`` after which the fine-tuned
+    member is looked at.
+    """
+
+    pairs: int = Field(1000, ge=32)
+    finetune_epochs: list[int] = [1, 5, 20]
+
+
 class Profile(_Strict):
-    """A whole run. ``large_model`` is the single baseline that joined small models are held against."""
+    """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
+    for a comparison is trained with ``seeds`` seeds.
+    """
 
     name: str
     description: str
@@ -129,8 +140,10 @@ class Profile(_Strict):
     tasks: list[TaskSpec] = Field(min_length=1)
     training: TextSpec
     decoder: DecoderSpec = DecoderSpec()
+    open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
     budgets: list[int] = [512, 256, 128, 64, 32, 16]
     resamples: int = Field(1000, ge=100)
+    seeds: int = Field(3, ge=2)
 
     @model_validator(mode="after")
     def _consistent(self):

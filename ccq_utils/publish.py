@@ -5,6 +5,7 @@ The claims table of the README is written from the run's own table, so that no n
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,10 @@ from ccq_utils import paths
 from ccq_utils.errors import StudyError
 from ccq_utils.runner import Run
 
+BESIDE = ("wiki",)
+"""Profiles whose claims stand beside those of the published one in the README."""
+
+CLAIMS_TABLE = "06_claims.csv"
 LIMIT = 1_000_000
 """Bytes that a committed notebook may have."""
 
@@ -42,23 +47,29 @@ def publish(profile: str = "default") -> list[Path]:
         if size > LIMIT:
             raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
     readme = paths.ROOT / "README.md"
-    if (job.results / "05_claims.csv").is_file() and readme.is_file():
-        claims = claims_markdown(pd.read_csv(job.results / "05_claims.csv"))
+    if (job.results / CLAIMS_TABLE).is_file() and readme.is_file():
+        claims = claims_markdown(paths.results_folder(name) / CLAIMS_TABLE for name in (profile, *BESIDE))
         cleaned[readme] = CLAIMS.sub(rf"\g<1>{claims}\n\g<2>", readme.read_text(encoding="utf-8"))
     for path, text in cleaned.items():
         path.write_text(text, encoding="utf-8")
     return list(cleaned)
 
 
-def claims_markdown(claims: pd.DataFrame) -> str:
-    """The claims table as Markdown, one row per claim, measured number with its 95 % interval."""
-    lines = ["| claim | tested | measured (95 % interval) | threshold | verdict |", "| --- | --- | --- | --- | --- |"]
-    for row in claims.itertuples():
-        measured = f"{row.measured:.3f} ({row.low:.3f} to {row.high:.3f})"
-        lines.append(
-            f"| **{row.claim}** {row.statement} | {row.tested} | {measured} | {row.threshold:g} | {row.verdict} |"
-        )
+def claims_markdown(tables: Iterable[Path]) -> str:
+    """The claims of several profiles side by side as Markdown, a profile per column: number, interval, verdict."""
+    found = {path.parent.name: pd.read_csv(path).set_index("claim") for path in tables if path.is_file()}
+    lines = [f"| claim | {' | '.join(f'`{name}`' for name in found)} |", "| --- |" + " --- |" * len(found)]
+    for claim, row in next(iter(found.values())).iterrows():
+        cells = [_cell(table.loc[claim]) if claim in table.index else "" for table in found.values()]
+        lines.append(f"| **{claim}** {row['statement']} ({row['expected']}) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(row):
+    note = f" ({row['note']})" if isinstance(row["note"], str) and row["note"] else ""
+    if pd.isna(row["measured"]):
+        return f"{row['verdict']}{note}"
+    return f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] **{row['verdict']}**{note}"
 
 
 def clean(notebook, name: str):

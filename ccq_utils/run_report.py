@@ -12,7 +12,7 @@ from pathlib import Path
 from ccq_utils import paths
 
 NAME = "run_report.json"
-CLAIMS = "05_claims.csv"
+CLAIMS = "06_claims.csv"
 CLAIM_COLUMNS = ["claim", "statement", "measured", "low", "high", "verdict"]
 SOURCES = ["ccq_utils", "notebooks", "pyproject.toml", "requirements.lock"]
 
@@ -36,14 +36,33 @@ def write(job, source: dict, executed: list[str], run_seconds: float) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "processor": processor(),
+        "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "packages": direct_versions(),
         "notebooks": notebooks,
         "total_seconds": round(sum(entry["seconds"] for entry in notebooks), 1),
         "run_seconds": round(run_seconds, 1),
+        "tables": {name: digest for path in job.notebooks for name, digest in job.tables(path).items()},
     }
     partial = job.results / f"{NAME}.partial"
     partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, job.results / NAME)
+
+
+def processor() -> str:
+    """The processor's name and the widest vector instructions it offers, which decide the last digits of a sum."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    named = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in named.items()}
+    widest = [
+        flag
+        for flag in ("avx512f", "avx2", "asimd")
+        if flag in (fields.get("flags") or fields.get("Features", "")).split()
+    ]
+    return " ".join([fields.get("model name", platform.machine()), *widest[:1]])
 
 
 def source_version() -> dict:

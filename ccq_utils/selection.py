@@ -177,3 +177,76 @@ def tune_lexical(study: Study) -> pd.DataFrame:
         )
         rows[-1]["in_profile"] = variant == spec
     return pd.DataFrame(rows)
+
+
+def partners(study: Study) -> pd.DataFrame:
+    """The large model joined with each other candidate, all of the same dims, each at its best weight on validation.
+
+    The lexical encoder is fitted anew with as many dims as the widest neural candidate. Rows per task and partner:
+    validation score (macro mean), weight, nDCG@10 with interval, paired difference of the lexical join to this one.
+    Runs: ``large model + lexical hash``, ``large model + best neural partner`` (best on validation).
+    """
+    large = study.profile.large_model
+    others = [name for name in study.profile.models if name != large]
+    if "lexical" not in others or len(others) < 2:
+        return pd.DataFrame()
+    widths = {name: study.member_vectors(name, "calibration").shape[1] for name in others if name != "lexical"}
+    widths["lexical"] = dims = max(widths.values())
+    spec = study.profile.lexical.model_copy(update={"dims": dims})
+    lexical = BUILDERS["lexical"](
+        study.profile.model_copy(update={"lexical": spec}), lambda: study.corpora, study.cache
+    )
+
+    def cosines(name, task, split):
+        if name != "lexical":
+            return member_scores(study, name, task, split)
+        queries = normalise(embed(lexical, study.texts(task, split), study.cache, "query"))
+        return queries @ normalise(embed(lexical, study.texts(task), study.cache)).T
+
+    def score(name, weight, task, split):
+        joined = member_scores(study, large, task, split) + weight**2 * cosines(name, task, split)
+        return study.evaluator(task, split)(joined)["ndcg_at_10"].to_numpy()
+
+    chosen = {}
+    for name in others:
+        trials = {
+            weight: np.mean([score(name, weight, task, "validation").mean() for task in study.tuning_tasks])
+            for weight in WEIGHTS
+        }
+        weight = max(trials, key=trials.get)
+        tests = {task: score(name, weight, task, "test") for task in study.tasks}
+        chosen[name] = (weight, trials[weight], tests)
+    neural = max((name for name in others if name != "lexical"), key=lambda name: chosen[name][1])
+    study.record("large model + lexical hash", chosen["lexical"][2])
+    study.record("large model + best neural partner", chosen[neural][2])
+    rows = []
+    for name, (weight, validation, tests) in chosen.items():
+        for task, values in tests.items():
+            difference = study.interval("difference", chosen["lexical"][2][task], values)
+            named = {"lexical_minus_this": difference.estimate, "difference_low": difference.low}
+            named |= {"difference_high": difference.high}
+            interval = study.interval("mean", values)
+            rows.append(
+                {
+                    "task": task,
+                    "partner": name,
+                    "dims": widths[name],
+                }
+                | {"weight": weight, "validation": validation, **interval._asdict(), **named}
+            )
+    return pd.DataFrame(rows)
+
+
+def member_seeds(study: Study, names: tuple[str, ...] = ("lexical", "static")) -> pd.DataFrame:
+    """Members that are made here, made again with other seeds: nDCG@10 per task and how it spreads over seeds."""
+    rows = []
+    for name in (name for name in names if name in study.profile.models):
+        for seed in range(study.profile.seeds):
+            profile = study.profile.model_copy(update={"seed": study.profile.seed + seed})
+            model = BUILDERS[name](profile, lambda: study.corpora, study.cache)
+            for task in study.tasks:
+                queries = normalise(embed(model, study.texts(task, "test"), study.cache, "query"))
+                matrix = queries @ normalise(embed(model, study.texts(task), study.cache)).T
+                found = study.evaluator(task)(matrix)["ndcg_at_10"]
+                rows.append({"task": task, "model": name, "seed": profile.seed, "ndcg_at_10": found.mean()})
+    return pd.DataFrame(rows)

@@ -1,36 +1,42 @@
-"""Training of the static member: sentence-transformers' StaticEmbedding with MultipleNegativesRankingLoss."""
+"""Training of static members: sentence-transformers' StaticEmbedding with MultipleNegativesRankingLoss."""
 
 from pathlib import Path
 
-from ccq_utils.profile import StaticSpec
+
+def new_static(tokenizer_file: Path, dims: int, seed: int):
+    """A SentenceTransformer of random token vectors over a tokenizer."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    torch.manual_seed(seed)
+    tokens = StaticEmbedding(Tokenizer.from_file(str(tokenizer_file)), embedding_dim=dims)
+    return SentenceTransformer(modules=[tokens], device="cpu")
 
 
-def train_static(pairs: list[tuple[str, str]], tokenizer_file: Path, spec: StaticSpec, seed: int, folder: Path) -> None:
+def train_static(
+    model, pairs: list[tuple[str, str]], epochs: int, batch_size: int, learning_rate: float, seed: int, folder: Path
+) -> None:
     """Train token vectors so that a short text finds its long one among the batch, and save the model to ``folder``.
 
     In-batch negatives, cosine similarity scaled by 20 (the loss's default); deterministic for a seed and a thread count.
+
+    Parameters
+    ----------
+    model : a SentenceTransformer of one StaticEmbedding, changed in place
     """
-    import torch
     from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-    from tokenizers import Tokenizer
     from transformers import PrinterCallback
 
-    torch.manual_seed(seed)
-    tokens = StaticEmbedding(Tokenizer.from_file(str(tokenizer_file)), embedding_dim=spec.dims)
-    model = SentenceTransformer(modules=[tokens], device="cpu")
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "unused"),
-        num_train_epochs=spec.epochs,
-        per_device_train_batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
         warmup_steps=0.1,
         batch_sampler=BatchSamplers.NO_DUPLICATES,
         seed=seed,

@@ -1,9 +1,9 @@
-"""Paired bootstrap intervals over queries (scipy), for one task or for the mean over several."""
+"""Paired bootstrap intervals over queries (scipy), for one task or for the mean over several, and Holm's correction."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 
 from ccq_utils.errors import StudyError
 
@@ -22,6 +22,16 @@ class Interval(NamedTuple):
         """Whether the interval lies wholly on one side of ``value``; only then is a difference called real."""
         return self.low > value or self.high < value
 
+    def p(self, value: float = 0.0) -> float:
+        """Two-sided p-value of ``value``, from a normal distribution as wide as the interval.
+
+        Smooth where counting resamples would stop at one over their number, which Holm's correction needs.
+        """
+        error = (self.high - self.low) / (2 * norm.ppf(0.975))
+        if error == 0:
+            return float(self.estimate == value)
+        return float(2 * norm.sf(abs(self.estimate - value) / error))
+
 
 def paired_interval(
     statistic: str,
@@ -29,6 +39,7 @@ def paired_interval(
     reference: list[np.ndarray] | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    resample_tasks: bool = False,
 ) -> Interval:
     """95 % percentile bootstrap interval of a paired statistic, queries resampled within each task.
 
@@ -37,6 +48,8 @@ def paired_interval(
     statistic : ``difference`` (mean of measured minus reference), ``retention`` (ratio of their means) or ``mean``
     measured, reference : one array of per-query scores per task, the same queries in the same order; with several tasks
         the statistic is computed per task and averaged with equal weight (macro mean)
+    resample_tasks : draw the tasks with replacement as well, then queries within each drawn one (hierarchical
+        bootstrap): the interval speaks of tasks like these, not only of these tasks
 
     Raises
     ------
@@ -48,22 +61,49 @@ def paired_interval(
     reference = measured if reference is None else [np.asarray(scores, dtype=float) for scores in reference]
     if [len(scores) for scores in measured] != [len(scores) for scores in reference]:
         raise StudyError("a paired interval needs the same queries on both sides")
-    if min(map(len, measured), default=0) < 2:
+
+    def value(task, index):
+        ours = measured[task][index].mean(axis=-1)
+        return _combine(statistic, ours, None if statistic == "mean" else reference[task][index].mean(axis=-1))
+
+    return macro_interval(value, [len(scores) for scores in measured], resamples, seed, resample_tasks)
+
+
+def macro_interval(value, sizes: list[int], resamples: int, seed: int, resample_tasks: bool = False) -> Interval:
+    """Bootstrap interval of the mean over tasks of any per-task statistic.
+
+    Parameters
+    ----------
+    value : given a task's number and query indices ``(..., n)``, its statistic ``(...)``
+    sizes : queries per task
+    """
+    if min(sizes, default=0) < 2:
         raise StudyError("an interval needs at least two queries")
+    tasks = range(len(sizes))
+    queries = [np.arange(size) for size in sizes]
+    if not resample_tasks or len(sizes) == 1:
+        data = queries
 
-    def value(*indices, axis=-1):
-        total = 0.0
-        for index, scores, others in zip(indices, measured, reference, strict=True):
-            ours, theirs = scores[index].mean(axis), others[index].mean(axis)
-            total = total + _combine(statistic, ours, theirs)
-        return total / len(measured)
+        def statistic(*indices, axis=-1):
+            return sum(value(task, indices[task]) for task in tasks) / len(sizes)
 
-    everything = tuple(np.arange(len(scores)) for scores in measured)
+    else:
+        # One slot per drawn task; each slot holds a resample of every task's queries and uses the one that was drawn.
+        data = queries * len(sizes) + [np.arange(len(sizes))]
+
+        def statistic(*indices, axis=-1):
+            drawn = indices[-1]
+            slots = []
+            for slot in tasks:
+                each = np.stack([value(task, indices[slot * len(sizes) + task]) for task in tasks], axis=-1)
+                slots.append(np.take_along_axis(each, drawn[..., slot : slot + 1], axis=-1)[..., 0])
+            return sum(slots) / len(sizes)
+
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(value(*everything))
+        estimate = float(sum(value(task, queries[task]) for task in tasks) / len(sizes))
         result = bootstrap(
-            everything,
-            value,
+            tuple(data),
+            statistic,
             n_resamples=resamples,
             method="percentile",
             vectorized=True,
@@ -71,13 +111,23 @@ def paired_interval(
             rng=np.random.default_rng(seed),
         )
     low, high = result.confidence_interval
-    return Interval(estimate, float(low), float(high), sum(map(len, measured)))
+    return Interval(estimate, float(low), float(high), sum(sizes))
 
 
 def _combine(statistic, ours, theirs):
     if statistic == "mean":
         return ours
     return ours - theirs if statistic == "difference" else ours / theirs
+
+
+def holm(p_values) -> np.ndarray:
+    """Holm's step-down correction: p-values that hold however many were looked at (Holm 1979)."""
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return adjusted
 
 
 def verdict(interval: Interval, value: float = 0.0, above: str = "better", below: str = "worse") -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ccq_utils.codecs import make_codec, scores
-from ccq_utils.compress import Side, codec_rows, ndcg, retention_row, sides
+from ccq_utils.compress import Side, codec_rows, ndcg, record_codec, retention_row, sides
 from ccq_utils.concat import concat
 from ccq_utils.embed import embed
 from ccq_utils.study import Study
@@ -58,6 +58,57 @@ def model_counts(study: Study, names: list[str], budgets: list[int]) -> pd.DataF
                 codec = make_codec(name, training.shape[1], budget, None, study.profile.seed).fit(training, calibration)
                 rows += codec_rows(study, found, codec, models=count, method=name)
     return pd.DataFrame(rows)
+
+
+def at_budget(study: Study, found: dict[str, Side], codecs: dict) -> pd.DataFrame:
+    """Retention of fitted codecs per task and as macro mean, both scorings, with intervals."""
+    rows = []
+    for name, codec in codecs.items():
+        codes = {task: codec.encode(side.documents) for task, side in found.items()}
+        for scoring in ("asymmetric", "symmetric"):
+            values = {
+                task: ndcg(side.judge, scores(codec, side.queries, codes[task], scoring == "symmetric"))
+                for task, side in found.items()
+            }
+            for task, side in found.items():
+                rows.append(
+                    _at_budget_row(
+                        name, scoring, task, study.interval("retention", values[task], side.reference), codec
+                    )
+                )
+            macro = study.interval("retention", list(values.values()), [side.reference for side in found.values()])
+            rows.append(_at_budget_row(name, scoring, "macro mean", macro, codec))
+    return pd.DataFrame(rows)
+
+
+def _at_budget_row(method, scoring, task, interval, codec):
+    return {
+        "method": method,
+        "scoring": scoring,
+        "task": task,
+        "bytes_per_vector": codec.bytes_per_vector,
+        **interval._asdict(),
+    }
+
+
+def record_48x(study: Study, found: dict[str, Side], codecs: dict[str, list], budget: int) -> None:
+    """Record runs at a 48th of the concat's bytes, documents coded, queries in float.
+
+    ``METHOD, 48x #SEED`` for every list of fitted codecs (one per seed), and ``PCA, rotated, 48x, K member(s) #SEED`` for
+    the first K members alone, at the same bytes.
+    """
+    for name, fitted in codecs.items():
+        for seed, codec in enumerate(fitted):
+            record_codec(study, found, codec, f"{name}, 48x #{seed}")
+    weights = list(study.selection["weight"])
+    for count in range(1, len(study.members)):
+        members = study.members[:count], weights[:count]
+        training, calibration = (study.joined(part, None, *members) for part in ("training", "calibration"))
+        part = sides(study, "test", *members)
+        for seed in range(study.profile.seeds):
+            codec = make_codec("PCA, rotated", training.shape[1], budget, None, study.profile.seed + seed)
+            name = f"PCA, rotated, 48x, {count} member{'s' if count > 1 else ''} #{seed}"
+            record_codec(study, part, codec.fit(training, calibration), name)
 
 
 def flip_bits(codes: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -31,9 +31,10 @@ STEPS = {
     "03": "03_train_decoder",
     "04": "04_calibrate_quantization",
     "05": "05_stress_tests",
+    "06": "06_open_questions",
 }
 SPLITS = ("validation", "test")
-TEXT_PARTS = ("training", "calibration", "validation")
+TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
 
 
 class Study:
@@ -42,7 +43,7 @@ class Study:
     Parameters
     ----------
     profile : profile name or path of a YAML file
-    step : the notebook's number, ``01`` to ``05``; its tables and figures carry it
+    step : the notebook's number, ``01`` to ``06``; its tables and figures carry it
     output : folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``
     """
 
@@ -56,6 +57,7 @@ class Study:
         self.results = paths.results_folder(self.profile.name, output)
         self.figures = paths.figures_folder(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
+        self._runs: dict[str, pd.Series] = {}
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Study:
         Parameters
         ----------
         part : a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
-            ``validation`` for the text without judgements
+            ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs)
         """
         if (model, part, split) not in self._vectors:
             kind = "document" if split is None else "query"
@@ -134,6 +136,8 @@ class Study:
                 if split is None
                 else [task.queries[name] for name in task.query_ids(split)]
             )
+        if part in ("short", "long"):
+            return [pair[part == "long"] for pair in self.corpora.pairs[: self.profile.open_questions.pairs]]
         if part in TEXT_PARTS:
             return getattr(self.corpora, part)
         raise StudyError(f"unknown part {part!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
@@ -184,6 +188,24 @@ class Study:
             table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
             partial.replace(self.results / f"{self.step}_{name}.csv")
         return table
+
+    def record(self, run: str, scores: dict[str, np.ndarray]) -> None:
+        """Keep the per-query nDCG@10 of a named run in ``STEP_queries.parquet``: what claims are judged by.
+
+        Parameters
+        ----------
+        run : its name; ``name #0``, ``name #1`` ... for what is repeated over seeds
+        scores : task -> one score per test query, in the order of the task's evaluator; the table's column ``query``
+            is the position among the sorted ids of the task's test queries
+        """
+        index = [(task, query) for task in scores for query in range(len(self.evaluator(task).query_ids))]
+        values = np.concatenate(list(scores.values())).astype(np.float32)
+        self._runs[run] = pd.Series(values, pd.MultiIndex.from_tuples(index, names=["task", "query"]))
+        with writing_to(self.results):
+            self.results.mkdir(parents=True, exist_ok=True)
+            partial = self.results / f".{self.step}_queries.partial"
+            pd.DataFrame(self._runs).reset_index().to_parquet(partial, index=False, compression="zstd")
+            partial.replace(self.results / f"{self.step}_queries.parquet")
 
     def read(self, name: str) -> pd.DataFrame:
         """Read a table of an earlier notebook, for example ``01_selection``.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import TruncatedSVD
 
-from ccq_utils.decoder import Decoder, fit_pca, prefix_cosines, similarity_loss, train_decoder
+from ccq_utils.decoder import Decoder, fit_pca, prefix_cosines, reconstruction_loss, similarity_loss, train_decoder
 from ccq_utils.errors import StudyError
 
 
@@ -187,3 +187,67 @@ def test_training_on_too_little_text_is_an_error(training, validation):
 def test_depth_zero_is_an_error():
     with pytest.raises(StudyError, match="depth 0"):
         Decoder(24, 8, depth=0)
+
+
+def test_residual_decoder_begins_as_the_linear_map_it_starts_from(training):
+    pca, decoder = fit_pca(training, 8), random_decoder(depth=2, residual=True)
+    decoder.start_from(pca)
+    assert np.allclose(decoder.eval().transform(training), pca.transform(training), atol=1e-6)
+
+
+def test_residual_part_learns(training, validation):
+    decoder = random_decoder(depth=2, residual=True)
+    decoder.start_from(fit_pca(training, 8))
+    train_decoder(decoder, training, validation, **settings(learning_rate=1e-4))
+    assert decoder.layers[-1].weight.abs().max() > 0
+
+
+def test_deeper_decoder_without_a_linear_map_cannot_start_from_one(training):
+    with pytest.raises(StudyError, match="set residual or depth 1"):
+        random_decoder(depth=2).start_from(fit_pca(training, 8))
+
+
+def test_dropout_acts_in_training_only(training):
+    decoder = random_decoder(depth=2, dropout=0.5)
+    values = torch.from_numpy(training)
+    assert not torch.equal(decoder.train()(values), decoder(values))
+    assert torch.equal(decoder.eval()(values), decoder(values))
+
+
+def test_regularised_decoder_comes_back_from_disk(training, tmp_path):
+    decoder = random_decoder(depth=2, dropout=0.1, residual=True).eval()
+    decoder.save(tmp_path)
+    assert np.array_equal(Decoder.load(tmp_path).transform(training), decoder.transform(training))
+
+
+def test_weight_decay_makes_weights_smaller(training, validation):
+    norms = []
+    for decay in (0.0, 10.0):
+        decoder = random_decoder(depth=2)
+        train_decoder(decoder, training, validation, **settings(weight_decay=decay))
+        norms.append(decoder.layers[0].weight.norm().item())
+    assert norms[1] < norms[0]
+
+
+def test_reconstruction_loss_of_pca_is_what_it_leaves_out(training):
+    pca = fit_pca(training, 24)
+    weight, values = pca.layers[0].weight.detach(), torch.from_numpy(training)
+    outputs = values @ weight.T
+    left_out = (outputs[:, 8:] ** 2).sum(1).mean()
+    assert reconstruction_loss(values, outputs, [8], weight).item() == pytest.approx(left_out.item(), rel=1e-4)
+    assert reconstruction_loss(values, outputs, [24], weight).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_pca_beats_a_trained_autoencoder_at_reconstruction_and_training_approaches_it(training, validation):
+    decoder = random_decoder(out_dims=8)
+    history = train_decoder(decoder, training, validation, **settings(stops=[8], epochs=60, loss="reconstruction"))
+    values = torch.from_numpy(validation)
+    weight = fit_pca(training, 8).layers[0].weight.detach()
+    best = reconstruction_loss(values, values @ weight.T, [8], weight).item()
+    assert history["validation_loss"].iloc[0] > 3 * best
+    assert history["validation_loss"].min() < 1.3 * best
+
+
+def test_unknown_loss_is_an_error(training, validation):
+    with pytest.raises(StudyError, match="unknown loss 'hinge'; accepted: similarity, reconstruction"):
+        train_decoder(random_decoder(), training, validation, **settings(loss="hinge"))

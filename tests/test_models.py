@@ -13,7 +13,7 @@ from ccq_utils.errors import StudyError
 from ccq_utils.lexical import LexicalEncoder
 from ccq_utils.models import cards_table, load_models
 from ccq_utils.profile import StaticSpec, load_profile
-from ccq_utils.static import train_static
+from ccq_utils.static import new_static, train_static
 
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name == "model2vec" else []) for name in models.BUILDERS]
 """Distilling model2vec takes half a minute on free cores."""
@@ -131,17 +131,33 @@ def test_two_trainings_of_the_static_model_give_the_same_vectors(loaded, corpora
     found = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        train_static(corpora.pairs, tokenizer, StaticSpec(dims=16, epochs=1, batch_size=16), 3, tmp_path / name)
+        train_static(new_static(tokenizer, 16, 3), corpora.pairs, 1, 16, 0.05, 3, tmp_path / name)
         found.append(SentenceTransformer(str(tmp_path / name), device="cpu").encode(TEXTS))
     assert np.array_equal(*found)
 
 
 def test_training_moves_pairs_together(loaded, corpora, tmp_path):
     tokenizer = loaded["minilm"].folder() / "tokenizer.json"
-    train_static(corpora.pairs, tokenizer, StaticSpec(dims=16, epochs=10, batch_size=16), 3, tmp_path)
+    train_static(new_static(tokenizer, 16, 3), corpora.pairs, 10, 16, 0.05, 3, tmp_path)
     model = SentenceTransformer(str(tmp_path), device="cpu")
     short, long = (model.encode(list(part), normalize_embeddings=True) for part in zip(*corpora.pairs, strict=True))
     assert np.mean((short @ long.T).argmax(1) == np.arange(64)) > 0.5
+
+
+def test_finetuning_goes_on_from_the_base_in_steps_and_leaves_it_as_it_was(loaded, corpora, tmp_path):
+    profile, cache = load_profile("tiny"), Cache(tmp_path)
+    before = loaded["static"].model.encode(TEXTS)
+    once, twice = (models.finetuned(loaded["static"], profile, corpora, cache, epochs) for epochs in ([1], [1, 2]))
+    found = [model.model.encode(TEXTS) for model in (once, twice)]
+    assert not np.allclose(before, found[0]) and not np.allclose(*found)
+    assert np.array_equal(before, loaded["static"].model.encode(TEXTS))
+    assert len({loaded["static"].fingerprint, once.fingerprint, twice.fingerprint}) == 3
+
+
+def test_finetuning_a_member_that_is_not_static_is_an_error(loaded, corpora, tmp_path):
+    model = models.finetuned(loaded["minilm"], load_profile("tiny"), corpora, Cache(tmp_path), [1])
+    with pytest.raises(StudyError, match="'minilm' is not a static model; only wordllama, static and model2vec"):
+        model.folder()
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccq_utils.errors import StudyError
-from ccq_utils.stats import Interval, paired_interval, verdict
+from ccq_utils.stats import Interval, holm, paired_interval, verdict
 
 
 @pytest.fixture
@@ -73,6 +73,51 @@ def test_macro_mean_weighs_tasks_not_queries():
 def test_macro_retention_averages_the_tasks_retentions(reference):
     interval = paired_interval("retention", [0.5 * reference, reference], [reference, reference])
     assert interval.estimate == pytest.approx(0.75) and width(interval) == pytest.approx(0, abs=1e-12)
+
+
+def test_resampling_tasks_widens_the_interval_where_tasks_differ(rng):
+    references = [rng.uniform(0.2, 1, 300) for _ in range(3)]
+    measured = [scores + shift for scores, shift in zip(references, (0.0, 0.1, 0.2), strict=True)]
+    within = paired_interval("difference", measured, references)
+    across = paired_interval("difference", measured, references, resample_tasks=True)
+    assert within.estimate == across.estimate == pytest.approx(0.1)
+    assert (
+        width(within) < 1e-9
+        and across.low == pytest.approx(0, abs=0.02)
+        and across.high == pytest.approx(0.2, abs=0.02)
+    )
+
+
+def test_resampling_tasks_changes_little_where_tasks_agree(rng):
+    references = [rng.uniform(0.2, 1, 200) for _ in range(3)]
+    measured = [scores + rng.normal(0.1, 0.1, 200) for scores in references]
+    within, across = (
+        paired_interval("difference", measured, references, resample_tasks=flag) for flag in (False, True)
+    )
+    assert 0.9 * width(within) < width(across) < 2.2 * width(within)
+
+
+def test_one_task_cannot_be_resampled(reference):
+    alike = [paired_interval("mean", [reference], resample_tasks=flag) for flag in (False, True)]
+    assert alike[0] == alike[1]
+
+
+def test_p_value_agrees_with_the_interval():
+    interval = Interval(0.1, 0.0, 0.2, 50)
+    assert interval.p(0.0) == pytest.approx(0.05) and interval.p(0.1) == pytest.approx(1)
+    assert Interval(0.1, 0.01, 0.19, 50).p() < 0.05 < Interval(0.1, -0.01, 0.21, 50).p()
+    assert Interval(1.0, 1.0, 1.0, 50).p(1.0) == 1 and Interval(1.0, 1.0, 1.0, 50).p(0.0) == 0
+
+
+def test_holm_against_its_definition():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == pytest.approx([1, 1]) and len(holm([])) == 0
+
+
+def test_holm_never_lowers_and_keeps_the_order(rng):
+    p_values = rng.uniform(0, 1, 30)
+    adjusted = holm(p_values)
+    assert (adjusted >= p_values).all() and (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
 
 
 def test_interval_holds_its_estimate(rng):

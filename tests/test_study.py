@@ -52,8 +52,8 @@ def test_unwritable_output_is_one_clear_error(tmp_path):
 
 
 def test_unknown_step_is_an_error():
-    with pytest.raises(StudyError, match="unknown step '06'; accepted: 01, 02, 03, 04, 05"):
-        Study("tiny", "06")
+    with pytest.raises(StudyError, match="unknown step '07'; accepted: 01, 02, 03, 04, 05, 06"):
+        Study("tiny", "07")
 
 
 def test_unknown_part_names_the_known_ones(study, task):
