@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccq_utils.concat import concat
 from ccq_utils.open_questions import Gate, fit_gate
 
 
@@ -38,32 +39,28 @@ def test_gate_begins_as_plain_concat(per_query):
 
 @pytest.mark.parametrize("per_query", [False, True])
 def test_weights_sum_to_one(members, per_query):
-    from ccq_utils.concat import concat
-
     short, long = members
+    gate = fit_gate(short, long, per_query, seed=1, steps=20)
     with torch.inference_mode():
-        weights = fit_gate(short, long, per_query, seed=1, steps=20)(torch.from_numpy(concat(short)))
+        weights = gate(torch.from_numpy(concat(short)))
     assert torch.allclose(weights.sum(1), torch.ones(len(weights)), atol=1e-5)
 
 
 def test_gate_learns_whom_to_trust_per_query(members):
-    from ccq_utils.concat import concat
-
     short, long = members
     query = torch.from_numpy(concat(short))
+    gates = Gate(2, query.shape[1], True), fit_gate(short, long, True, seed=1)
     with torch.inference_mode():
-        plain, gated = (
-            found_first(short, long, gate(query).numpy())
-            for gate in (Gate(2, query.shape[1], True), fit_gate(short, long, True, seed=1))
-        )
+        plain, gated = (found_first(short, long, gate(query).numpy()) for gate in gates)
     assert gated > plain + 0.05
 
 
 def test_common_weights_leave_a_useless_member(members):
     short, long = members
     useless = np.random.default_rng(3).permutation(long[1])
+    gate = fit_gate([short[0], short[1]], [long[0], useless], False, seed=1)
     with torch.inference_mode():
-        weights = fit_gate([short[0], short[1]], [long[0], useless], False, seed=1)(torch.zeros(1, 34)).numpy()[0]
+        weights = gate(torch.zeros(1, 34)).numpy()[0]
     assert weights[0] > 0.6
 
 
