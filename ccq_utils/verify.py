@@ -83,10 +83,14 @@ def _compare_row(table, about, old, new, numbers, words, rules):
         if off > worst:
             worst, name = off, column
     status = 0 if worst <= 1 else 1 if worst <= CLOSE else 2
-    changed = next((word for word in words if str(old[word]) != str(new[word])), None)
+    changed = next((word for word in words if _text(old[word]) != _text(new[word])), None)
     if changed and status < 2:  # a verdict may turn where a number within its tolerance crosses a threshold
         return _row(table, about, 1, changed, old[changed], new[changed])
     return _row(table, about, status, name, old[name] if name else None, new[name] if name else None)
+
+
+def _text(value):
+    return "" if pd.isna(value) else str(value)  # an empty note comes back from a CSV as NaN
 
 
 def _row(table, about, status, column="", old=None, new=None):

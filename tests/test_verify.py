@@ -44,6 +44,11 @@ def test_a_verdict_that_turns_within_the_tolerance_is_close():
     assert status(verdict=["worse", "worse"]) == ["close", "OK"]
 
 
+def test_an_empty_note_is_the_same_before_and_after_a_csv():
+    first, again = (TABLE.assign(note=["", value]) for value in ("", np.nan))
+    assert verify.compare(first, again, "03_table", RULES)["status"].tolist() == ["OK", "OK"]
+
+
 def test_column_without_a_tolerance_is_an_error():
     with pytest.raises(Exception, match="no entry for column 'estimate' of table '03_table'"):
         verify.compare(TABLE, TABLE, "03_table", [{"table": "04_*", "column": "*", "absolute": 1}])
