@@ -6,7 +6,7 @@ import pandas as pd
 from ccq_utils.concat import subsets
 from ccq_utils.progress import progress
 from ccq_utils.selection import member_scores
-from ccq_utils.stats import Interval, holm, verdict
+from ccq_utils.stats import corrected_verdicts
 from ccq_utils.study import Study
 
 RRF_CONSTANT = 60
@@ -53,22 +53,6 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
     for name in ("gain", "over_large"):
         table[f"{name}_verdict"] = corrected_verdicts(table, name)
     return table
-
-
-def corrected_verdicts(table: pd.DataFrame, name: str) -> list[str]:
-    """Verdicts of a column of differences; what Holm's correction for the number of rows does not bear is not called real.
-
-    The table holds ``name``, ``name_low``, ``name_high`` and ``name_p``; rows without a p-value compare nothing.
-    """
-    tested = table[f"{name}_p"].notna().to_numpy()
-    p_values = np.ones(len(table))
-    p_values[tested] = holm(table.loc[tested, f"{name}_p"])
-    words = []
-    for row, p, compared in zip(table.itertuples(), p_values, tested, strict=True):
-        interval = Interval(getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"), row.queries)
-        found = verdict(interval)
-        words.append(found if p < 0.05 or not compared else "no difference seen")
-    return words
 
 
 def _named(name, interval):

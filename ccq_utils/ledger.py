@@ -11,10 +11,9 @@ import pandas as pd
 from scipy.stats import bootstrap, spearmanr, t
 
 from ccq_utils.claims import Claim, load_ledger
-from ccq_utils.stats import Interval, holm, macro_interval
+from ccq_utils.stats import LEVEL, Interval, holm, macro_interval
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
-LEVEL = 0.05
 RESAMPLES = 2000
 
 

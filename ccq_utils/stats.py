@@ -8,6 +8,8 @@ from scipy.stats import bootstrap, norm
 from ccq_utils.errors import StudyError
 
 STATISTICS = ("difference", "retention", "mean")
+LEVEL = 0.05
+"""What a corrected p-value must stay below for a difference to be called real."""
 
 
 class Interval(NamedTuple):
@@ -135,3 +137,19 @@ def verdict(interval: Interval, value: float = 0.0, above: str = "better", below
     if not interval.excludes(value):
         return "no difference seen"
     return above if interval.low > value else below
+
+
+def corrected_verdicts(table, name: str) -> list[str]:
+    """Verdicts of a column of differences; what Holm's correction for the number of rows does not bear is not called real.
+
+    The table holds ``name``, ``name_low``, ``name_high`` and ``name_p``; rows without a p-value compare nothing.
+    """
+    tested = table[f"{name}_p"].notna().to_numpy()
+    p_values = np.ones(len(table))
+    p_values[tested] = holm(table.loc[tested, f"{name}_p"])
+    words = []
+    for row, p, compared in zip(table.itertuples(), p_values, tested, strict=True):
+        interval = Interval(getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"), row.queries)
+        found = verdict(interval)
+        words.append(found if p < LEVEL or not compared else "no difference seen")
+    return words

@@ -1,10 +1,11 @@
 """Bootstrap intervals: against normal theory, by simulated coverage, and in words."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ccq_utils.errors import StudyError
-from ccq_utils.stats import Interval, holm, paired_interval, verdict
+from ccq_utils.stats import Interval, corrected_verdicts, holm, paired_interval, verdict
 
 
 @pytest.fixture
@@ -156,3 +157,9 @@ def test_verdict_against_a_threshold_with_words_of_its_own():
 def test_bad_input_is_an_error(arguments, message):
     with pytest.raises(StudyError, match=message):
         paired_interval(*arguments)
+
+
+def test_a_difference_among_many_needs_stronger_evidence():
+    row = {"gain": 0.1, "gain_low": 0.01, "gain_high": 0.19, "gain_p": Interval(0.1, 0.01, 0.19, 50).p(), "queries": 50}
+    assert corrected_verdicts(pd.DataFrame([row]), "gain") == ["better"]
+    assert set(corrected_verdicts(pd.DataFrame([row] * 10), "gain")) == {"no difference seen"}
