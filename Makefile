@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study tiny test lint fix publish venv lock clean
+.PHONY: help study tiny verify test lint fix publish venv lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ study: venv  ## run all notebooks (PROFILE=default, OUTPUT=folder to leave the c
 
 tiny: venv  ## run all notebooks on a few documents, into build/smoke
 	@$(VENV)/bin/ccq run --profile tiny --output build/smoke
+
+verify: venv  ## hold a finished run (OUTPUT=folder), or without OUTPUT a new one, against the committed tables and claims
+	@$(VENV)/bin/ccq verify --profile "$(PROFILE)" $(if $(OUTPUT),--run "$(OUTPUT)")
 
 test: venv  ## run the test suite
 	@$(VENV)/bin/python -m pytest -q

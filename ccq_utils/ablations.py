@@ -1,10 +1,8 @@
 """Decoder variants side by side, each trained with several seeds (notebooks 03 and 06)."""
 
-import numpy as np
 import pandas as pd
 
-from ccq_utils.compress import Side, ndcg, retention_row, trained_decoder
-from ccq_utils.embed import normalise
+from ccq_utils.compress import Side, decoder_scores, retention_rows, trained_decoder
 from ccq_utils.progress import progress
 from ccq_utils.study import Study
 
@@ -25,30 +23,18 @@ def compare_decoders(
 
     Returns
     -------
-    Rows with ``decoder``, ``stop``, retention with interval, and ``seed_spread``: the standard deviation of the
-    retention over seeds.
+    ``retention_rows`` with ``decoder`` and ``stop``.
     """
     rows = []
     for name, settings in progress(variants.items(), "decoder variants"):
         decoders = [trained_decoder(study, **settings, seed=seed)[0] for seed in range(study.profile.seeds)]
         kept = [stop for stop in stops if stop <= decoders[0].config["out_dims"]]
-        scores = {
-            (task, stop, seed): ndcg(side.judge, normalise(queries[:, :stop]) @ normalise(documents[:, :stop]).T)
-            for task, side in found.items()
-            for seed, decoder in enumerate(decoders)
-            for queries, documents in [(decoder.transform(side.queries), decoder.transform(side.documents))]
-            for stop in kept
-        }
+        scores = decoder_scores(found, decoders, kept)
         for stop in kept:
-            for task, side in found.items():
-                each = np.stack([scores[task, stop, seed] for seed in range(len(decoders))])
-                spread = (each.mean(axis=1) / side.reference.mean()).std(ddof=1)
-                rows.append(
-                    retention_row(study, side, each.mean(axis=0), decoder=name, stop=stop) | {"seed_spread": spread}
-                )
+            values = {task: scores[task, stop] for task in found}
+            rows += retention_rows(study, found, values, decoder=name, stop=stop)
             if stop in (record or {}):
-                for seed in range(len(decoders)):
-                    study.record(f"{name}, {record[stop]} #{seed}", {task: scores[task, stop, seed] for task in found})
+                study.record(f"{name}, {record[stop]}", values)
     return pd.DataFrame(rows)
 
 

@@ -11,18 +11,21 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ccq_utils.errors import StudyError
 
 MANIFEST = "manifest.json"
+IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
 
 
 def digest(*parts) -> str:
@@ -36,6 +39,34 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(*arrays: np.ndarray) -> str:
+    """sha256 (hex) of what arrays hold."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(str((array.dtype, array.shape)).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def remembered(count: int):
+    """Decorator of a function of one array: its last ``count`` results are kept, by what the array holds."""
+
+    def decorate(function):
+        held = OrderedDict()
+
+        @wraps(function)
+        def call(array):
+            key = fingerprint(array)
+            held[key] = held.pop(key) if key in held else function(array)
+            while len(held) > count:
+                held.popitem(last=False)
+            return held[key]
+
+        return call
+
+    return decorate
+
+
 @contextmanager
 def writing_to(folder: Path):
     """Turn a full disk or a read-only folder into one clear ``StudyError``."""
@@ -46,7 +77,7 @@ def writing_to(folder: Path):
             raise StudyError(
                 f"the disk of {folder} is full; free space and run again: what is finished is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise StudyError(
                 f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
             ) from error
@@ -63,6 +94,7 @@ class Cache:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self._intact_shards: set[tuple] = set()
 
     def artifact(self, kind: str, key: dict, build: Callable[[Path], None]) -> Path:
         """The folder that ``build(path)`` fills for ``key``; built only when it is not there intact."""
@@ -102,21 +134,39 @@ class Cache:
             partial.write_bytes(content)
             partial.replace(folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors")
 
-    def shards(self, store: str):
-        """Yield every intact shard of a store; a damaged one is named, removed and thereby computed again."""
+    def shards(self, store: str) -> Iterator:
+        """Yield every intact shard of a store, memory-mapped: its ``get_tensor(name)`` reads one array from disk.
+
+        A damaged one is named, removed and thereby computed again. A shard is hashed once per process, and again when
+        its file has changed.
+        """
         for path in sorted((self.folder / "embeddings" / store).glob("*.safetensors")):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:32] == path.stem:
-                try:
-                    yield load_tensors(content)
+            facts = path.stat()
+            seen = (path, facts.st_size, facts.st_mtime_ns)
+            try:
+                if seen in self._intact_shards or file_digest(path)[:32] == path.stem:
+                    with safe_open(path, framework="numpy") as shard:
+                        self._intact_shards.add(seen)
+                        yield shard
                     continue
-                except SafetensorError:
-                    pass
+            except SafetensorError:
+                pass
             warnings.warn(
                 f"embedding shard {path.name} of {store} is damaged or foreign; its texts are encoded again",
                 stacklevel=2,
             )
             path.unlink()
+
+    def rows(self, count: int, dims: int) -> np.ndarray:
+        """An empty ``(count, dims) float32`` array to be filled; a large one lies in a file that vanishes with it."""
+        if 4 * count * dims <= IN_MEMORY:
+            return np.empty((count, dims), dtype=np.float32)
+        with writing_to(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk shows here, not as a crash at some later write
+                    os.posix_fallocate(file.fileno(), 0, 4 * count * dims)
+                return np.asarray(np.memmap(file, dtype=np.float32, shape=(count, dims)))
 
 
 def _intact(folder):

@@ -1,18 +1,20 @@
 """How the percentile quantizer is calibrated, and what each choice costs (notebook 04)."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
-from scipy.stats import skew
 
 from ccq_utils.codecs import PercentileCodec
-from ccq_utils.compress import Side, codec_rows, ndcg, retention_row
+from ccq_utils.compress import Side, codec_rows, codec_scores, ndcg, retention_row
 from ccq_utils.decoder import Decoder
 from ccq_utils.embed import normalise
-from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_entropy, unpack
+from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_surprise, unpack
+from ccq_utils.stats import corrected_verdicts
 from ccq_utils.study import Study
 
 
-def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims: int) -> pd.DataFrame:
+def quantizer_grid(study: Study, found: dict[str, Side], decoders: list[Decoder], dims: int) -> pd.DataFrame:
     """Retention for every number of bits, spacing and scoring, at the same stop.
 
     Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), ``bucket numbers`` (both sides compared by the
@@ -21,44 +23,39 @@ def quantizer_grid(study: Study, found: dict[str, Side], decoder: Decoder, dims:
     the stop itself.
     ``over_width`` is the paired nDCG@10 difference to equal-width buckets at the same bits and scoring.
     """
-    calibration = study.joined("calibration")
-    codecs = {
-        (bits, spacing): PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
-        for bits in BITS
-        for spacing in SPACINGS
-    }
     rows, kept = [], {}
     for side in found.values():
-        queries, documents = decoder.transform(side.queries, dims), decoder.transform(side.documents, dims)
-        labels = {"bits": 32, "spacing": "none", "scoring": "float", "bytes_per_vector": 4 * dims}
-        rows.append(retention_row(study, side, ndcg(side.judge, queries @ documents.T), **labels))
-        values = {}
-        for (bits, spacing), codec in codecs.items():
-            coded = [codec.encode(vectors) for vectors in (side.queries, side.documents)]
-            decoded = [codec.decode(codes) for codes in coded]
-            numbers = [_bucket_numbers(codec, codes) for codes in coded]
-            scaled = [normalise(values / codec.quantizer_.levels_.std(axis=0)) for values in decoded]
-            pairs = {"asymmetric": (queries, decoded[1]), "symmetric": decoded}
-            pairs |= {"bucket numbers": numbers, "one scale": scaled}
-            for scoring, (left, right) in pairs.items():
-                values[bits, spacing, scoring] = ndcg(side.judge, left @ right.T)
-                labels = {
-                    "bits": bits,
-                    "spacing": spacing,
-                    "scoring": scoring,
-                    "bytes_per_vector": codec.bytes_per_vector,
-                }
-                rows.append(retention_row(study, side, values[bits, spacing, scoring], **labels))
-        for row in rows[-len(values) :]:
-            other = values[row["bits"], "width", row["scoring"]]
-            difference = study.interval("difference", values[row["bits"], row["spacing"], row["scoring"]], other)
-            row.update(over_width=difference.estimate, over_width_low=difference.low, over_width_high=difference.high)
-            row.update(over_width_p=np.nan if row["spacing"] == "width" else difference.p())
-        for bits, spacing in codecs:
-            kept.setdefault(f"equal {spacing}, {bits} bit", {})[side.task] = values[bits, spacing, "asymmetric"]
+        each = [_grid_scores(side, decoder, study.joined("calibration"), dims) for decoder in decoders]
+        values = {setting: np.stack([scored[setting] for scored in each]) for setting in each[0]}
+        for (bits, spacing, scoring), scored in values.items():
+            labels = {"bits": bits, "spacing": spacing, "scoring": scoring, "bytes_per_vector": dims * bits // 8}
+            rows.append(retention_row(study, side, scored, **labels))
+            if spacing == "none":
+                continue
+            difference = study.interval("difference", scored.mean(axis=0), values[bits, "width", scoring].mean(axis=0))
+            named = difference.named("over_width") | {"over_width_p": difference.p()}
+            rows[-1] |= named if spacing == "mass" else named | {"over_width_p": np.nan}
+            if scoring == "asymmetric":
+                kept.setdefault(f"equal {spacing}, {bits} bit", {})[side.task] = scored
     for run, scores in kept.items():
         study.record(run, scores)
     return pd.DataFrame(rows)
+
+
+def _grid_scores(side, decoder, calibration, dims):
+    """nDCG@10 per query for every (bits, spacing, scoring) of one decoder on one task."""
+    queries, documents = decoder.transform(side.queries, dims), decoder.transform(side.documents, dims)
+    values = {(32, "none", "float"): ndcg(side.judge, queries @ documents.T)}
+    for bits, spacing in itertools.product(BITS, SPACINGS):
+        codec = PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
+        coded = [codec.encode(vectors) for vectors in (side.queries, side.documents)]
+        decoded = [codec.decode(codes) for codes in coded]
+        pairs = {"asymmetric": (queries, decoded[1]), "symmetric": decoded}
+        pairs["bucket numbers"] = [_bucket_numbers(codec, codes) for codes in coded]
+        pairs["one scale"] = [normalise(part / codec.quantizer_.levels_.std(axis=0)) for part in decoded]
+        for scoring, (left, right) in pairs.items():
+            values[bits, spacing, scoring] = ndcg(side.judge, left @ right.T)
+    return values
 
 
 def _bucket_numbers(codec, codes):
@@ -66,40 +63,68 @@ def _bucket_numbers(codec, codes):
     return normalise(buckets + 1)  # counting from one, so that no vector is all zeros
 
 
-def bucket_quality(calibration: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
-    """Per bits, spacing and dimension: entropy of the codes (bits), squared error relative to variance, skewness."""
-    rows = []
-    for bits in BITS:
-        for spacing in SPACINGS:
+def bucket_quality(study: Study, decoders: list[Decoder], documents: np.ndarray, dims: int) -> pd.DataFrame:
+    """Entropy and error of the codes of documents that the quantizer never saw, per bits and spacing.
+
+    ``entropy`` is in bits per dimension, ``relative error`` the squared error over the dimension's variance, both means
+    over dimensions. Both are means over documents too (a document's part in the entropy is the surprise of its buckets,
+    minus log2 of the share of documents in each), so that intervals resample documents; shares and variances are held
+    fixed, as resampled shares would always be less even than measured ones. ``over_width`` is the paired difference to
+    equal-width buckets. Averaged per document over the decoders; ``seed_spread`` is over them.
+    """
+    each = {}
+    for decoder in decoders:
+        calibration, vectors = (decoder.transform(part, dims) for part in (study.joined("calibration"), documents))
+        for bits, spacing in itertools.product(BITS, SPACINGS):
             quantizer = PercentileQuantizer(bits, spacing).fit(calibration)
-            buckets = quantizer.buckets(vectors)
-            error = ((quantizer.decode(quantizer.encode(vectors)) - vectors) ** 2).mean(0) / vectors.var(0)
-            measured = {
-                "dim": np.arange(vectors.shape[1]),
-                "entropy": bucket_entropy(buckets, bits),
-                "relative_error": error,
-            }
-            rows.append(
-                pd.DataFrame({"bits": bits, "spacing": spacing, **measured, "skewness": skew(calibration, axis=0)})
-            )
-    return pd.concat(rows, ignore_index=True)
+            for measure, values in _per_document(quantizer, vectors).items():
+                each.setdefault((measure, bits, spacing), []).append(values)
+    rows = []
+    for (measure, bits, spacing), values in each.items():
+        mean, equal_width = (np.mean(each[measure, bits, name], axis=0) for name in (spacing, "width"))
+        difference = study.interval("difference", mean, equal_width)
+        named = difference.named("over_width") | {"over_width_p": difference.p()}
+        spread = {"seed_spread": np.mean(values, axis=1).std(ddof=1)}
+        labels = {"measure": measure, "bits": bits, "spacing": spacing}
+        rows.append(labels | study.interval("mean", mean)._asdict() | spread | named)
+        if spacing == "width":
+            rows[-1]["over_width_p"] = np.nan
+    table = pd.DataFrame(rows)
+    words = {"better": "larger", "worse": "smaller"}
+    table["verdict"] = [words.get(word, word) for word in corrected_verdicts(table, "over_width")]
+    table.loc[table["spacing"] == "width", "verdict"] = "reference"
+    return table.rename(columns={"queries": "documents"})
+
+
+def _per_document(quantizer, vectors):
+    """Per document, mean over dimensions: surprise of its buckets (bits), squared error over the dimension's variance."""
+    surprise = bucket_surprise(quantizer.buckets(vectors), quantizer.bits)
+    error = (quantizer.decode(quantizer.encode(vectors)) - vectors) ** 2 / vectors.var(axis=0)
+    return {"entropy": surprise.mean(axis=1), "relative error": error.mean(axis=1)}
 
 
 def calibration_sizes(
-    study: Study, found: dict[str, Side], decoder: Decoder, dims: int, sizes: list[int]
+    study: Study, found: dict[str, Side], decoders: list[Decoder], dims: int, sizes: list[int]
 ) -> pd.DataFrame:
-    """Retention against the number of calibration passages; sizes below the number of buckets are left out."""
-    calibration = study.joined("calibration")
+    """Retention against the number of calibration passages; documents coded, queries in float.
+
+    Every seed has its decoder and its draw of passages. Sizes below the number of buckets are left out.
+    """
+    calibration, seed = study.joined("calibration"), study.profile.seed
+    draws = [np.random.default_rng(seed + number).permutation(calibration) for number in range(len(decoders))]
     rows = []
     for size in sorted({min(size, len(calibration)) for size in sizes}):
         for bits in BITS:
             if size >= 2**bits:
-                codec = PercentileCodec(dims, bits, decoder).fit(calibration[:size])
-                rows += codec_rows(study, found, codec, symmetric=(False,), bits=bits, size=size)
+                codecs = [
+                    PercentileCodec(dims, bits, decoder).fit(draw[:size])
+                    for decoder, draw in zip(decoders, draws, strict=True)
+                ]
+                rows += codec_rows(study, found, codecs, symmetric=(False,), bits=bits, size=size)
     return pd.DataFrame(rows)
 
 
-def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, dims: int) -> pd.DataFrame:
+def calibration_texts(study: Study, found: dict[str, Side], decoders: list[Decoder], dims: int) -> pd.DataFrame:
     """Retention when the quantizer is calibrated on other text: held-out training text, one library of it, the corpus itself.
 
     The difference is paired against calibration on the held-out training text. The corpus is used without its queries
@@ -113,25 +138,20 @@ def calibration_texts(study: Study, found: dict[str, Side], decoder: Decoder, di
     rows, kept = [], {}
     for side in found.values():
         reference = {}
-        for name, vectors in (texts | {"the corpus itself": side.documents}).items():
-            for bits in (4, 1):
-                if len(vectors) < 2**bits:
-                    continue
-                codec = PercentileCodec(dims, bits, decoder).fit(vectors)
-                values = ndcg(side.judge, codec.project(side.queries) @ codec.decode(codec.encode(side.documents)).T)
-                reference.setdefault(bits, values)
-                if place := {"held-out text": "general text", "the corpus itself": "the corpus"}.get(name):
-                    kept.setdefault(f"calibrated on {place}, {bits} bit", {})[side.task] = values
-                difference = study.interval("difference", values, reference[bits])
-                row = retention_row(study, side, values, bits=bits, calibration=name, passages=len(vectors))
-                rows.append(
-                    row
-                    | {
-                        "difference": difference.estimate,
-                        "difference_low": difference.low,
-                        "difference_high": difference.high,
-                    }
-                )
+        for (name, vectors), bits in itertools.product((texts | {"the corpus itself": side.documents}).items(), (4, 1)):
+            if len(vectors) < 2**bits:
+                continue
+            codecs = [PercentileCodec(dims, bits, decoder).fit(vectors) for decoder in decoders]
+            values = codec_scores({side.task: side}, codecs)[side.task]
+            if place := {"held-out text": "general text", "the corpus itself": "the corpus"}.get(name):
+                kept.setdefault(f"calibrated on {place}, {bits} bit", {})[side.task] = values
+            mean = values.mean(axis=0)
+            difference = study.interval("difference", mean, reference.setdefault(bits, mean))
+            row = retention_row(study, side, values, bits=bits, calibration=name, passages=len(vectors))
+            rows.append(row | difference.named("difference") | {"difference_p": difference.p()})
+            if name == "held-out text":
+                rows[-1]["difference_p"] = np.nan
     for run, scores in kept.items():
         study.record(run, scores)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(verdict=corrected_verdicts(table, "difference"))

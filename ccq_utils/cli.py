@@ -36,10 +36,62 @@ def _parser():
     )
     verify.set_defaults(action=_verify)
 
+    evaluate = commands.add_parser("evaluate", help="compare compression methods on your own BEIR folder")
+    _add_profile(evaluate)
+    evaluate.add_argument(
+        "--task", required=True, metavar="beir:DIR", help="corpus.jsonl, queries.jsonl, qrels/test.tsv"
+    )
+    evaluate.add_argument("--bytes", type=int, required=True, metavar="N", help="bytes per document vector")
+    evaluate.add_argument("--peers", action="store_true", help="run published methods as well (minutes)")
+    evaluate.add_argument("--exclude-self", action="store_true", help="drop the document with the query's id (ArguAna)")
+    evaluate.add_argument(
+        "--allow-missing", action="store_true", help="accept judgements for documents that do not exist"
+    )
+    evaluate.add_argument("--json", default="", metavar="OUT", help="write the report there")
+    evaluate.set_defaults(action=_evaluate)
+
+    fit = commands.add_parser("fit", help="save a profile's members and a codec, to encode and search your own texts")
+    _add_profile(fit)
+    fit.add_argument("--out", required=True, metavar="DIR", help="folder for the saved model")
+    fit.add_argument(
+        "--codec", default="byte blocks", metavar="NAME", help="'byte blocks', 'decoder' (the paper's), ..."
+    )
+    fit.add_argument("--bytes", type=int, metavar="N", help="bytes per text; a 48th of the float vector's without it")
+    fit.add_argument(
+        "--texts", default="", metavar="JSONL", help="fit on these texts, not on the profile's training text"
+    )
+    fit.add_argument("--output", default="", metavar="DIR", help="where ccq run --output wrote to")
+    _add_device(fit)
+    fit.set_defaults(action=_fit)
+
+    encode = commands.add_parser("encode", help="encode texts to packed codes with a saved model")
+    encode.add_argument("model", metavar="DIR", help="what ccq fit saved")
+    encode.add_argument("texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line")
+    encode.add_argument("codes", metavar="codes.npz", help="file to write")
+    _add_device(encode)
+    encode.set_defaults(action=_encode)
+
+    search = commands.add_parser("search", help="search encoded texts")
+    search.add_argument("model", metavar="DIR", help="what ccq fit saved")
+    search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
+    search.add_argument("query")
+    search.add_argument("-k", type=int, default=10, metavar="N", help="number of results (10)")
+    _add_device(search)
+    search.set_defaults(action=_search)
+
+    spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
+    spread.add_argument("--threads", nargs="+", required=True, metavar="DIR", help="runs with other thread counts")
+    spread.add_argument("--bootstrap", nargs="+", required=True, metavar="DIR", help="runs with another bootstrap_seed")
+    spread.set_defaults(action=_spread)
+
     publish = commands.add_parser("publish", help="copy a finished run's notebooks, cleaned, over the committed ones")
     _add_profile(publish)
     publish.set_defaults(action=_publish)
     return parser
+
+
+def _add_device(command):
+    command.add_argument("--device", default="cpu", help="where the models run: cpu (the default), cuda, mps, ...")
 
 
 def _add_profile(parser):
@@ -56,16 +108,89 @@ def _verify(options):
     from pathlib import Path
 
     from ccq_utils import paths, run_report, runner, verify
+    from ccq_utils.cache import writing_to
     from ccq_utils.profile import load_profile
 
-    name, folder = load_profile(options.profile).name, Path(options.run or paths.BUILD / "verify" / options.profile)
-    if not options.run and (code := runner.run(options.profile, output=str(folder))):
+    name = load_profile(options.profile).name
+    folder = Path(options.run or paths.BUILD / "verify" / name)
+    if not options.run and (code := runner.run(options.profile, force=True, output=str(folder))):
         return code
     found = verify.verify(name, folder)
-    found.to_csv(folder / "verify.csv", index=False)
-    code = verify.show(found, verify.likely_causes(paths.results_folder(name), folder / "results"))
+    with writing_to(folder):
+        found.to_csv(folder / "verify.csv", index=False)
+    code = verify.show(found)
     print(f"every row: {run_report.shown(folder / 'verify.csv')}")
     return code
+
+
+def _evaluate(options):
+    from pathlib import Path
+
+    from ccq_utils import benchmark
+
+    flags = {"exclude_self": options.exclude_self, "allow_missing": options.allow_missing}
+    report = benchmark.evaluate_task(options.task, options.bytes, options.profile, options.peers, **flags)
+    if options.json:
+        benchmark.write_report(report, Path(options.json))
+    print(benchmark.summary(report))
+    return 0
+
+
+def _fit(options):
+    from pathlib import Path
+
+    from ccq_utils import codec_files
+    from ccq_utils.pipeline import CompressedModel, check_place
+    from ccq_utils.textfiles import read_texts
+
+    check_place(Path(options.out))  # before the long work
+    codec_files.check_name(options.codec)
+    texts = list(read_texts(Path(options.texts)).values()) if options.texts else None
+    about = {"codec": options.codec, "general": texts is None, "output": options.output, "device": options.device}
+    model = CompressedModel.from_profile(options.profile, options.bytes, **about)
+    if texts is not None:
+        model.fit(texts)
+    model.save(options.out)
+    print(f"{options.out}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
+    return 0
+
+
+def _encode(options):
+    from pathlib import Path
+
+    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.textfiles import read_texts
+
+    texts = read_texts(Path(options.texts))
+    model = CompressedModel.load(options.model, options.device)
+    codes = model.encode_document(list(texts.values()))
+    model.save_codes(options.codes, codes, texts)
+    print(f"{options.codes}: {len(codes)} texts, {codes.shape[1]} bytes each")
+    return 0
+
+
+def _search(options):
+    from ccq_utils.pipeline import CompressedModel
+
+    model = CompressedModel.load(options.model, options.device)
+    codes, ids = model.load_codes(options.codes)
+    scores, numbers = model.search(options.query, codes, options.k)
+    for score, number in zip(scores, numbers, strict=True):
+        print(f"{score:.4f}  {ids[number]}")
+    return 0
+
+
+def _spread(options):
+    from pathlib import Path
+
+    from ccq_utils import run_report, tolerances, verify
+
+    runs = {cause: [Path(folder) for folder in getattr(options, cause)] for cause in tolerances.CAUSES}
+    verify.measure_spread("default", runs).to_csv(
+        tolerances.SPREAD, index=False, float_format="%.3g", lineterminator="\n"
+    )
+    print(run_report.shown(tolerances.SPREAD))
+    return 0
 
 
 def _publish(options):

@@ -10,7 +10,8 @@ To add one: give it these methods and enter it in ``CODECS``; a test runs every 
 
 import numpy as np
 
-from ccq_utils.decoder import Decoder, fit_pca
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.decoder import Decoder, fit_pca, random_rotation
 from ccq_utils.errors import StudyError
 from ccq_utils.quantizer import BITS, PercentileQuantizer, packed_bytes
 
@@ -40,7 +41,7 @@ class PercentileCodec:
         """Fit PCA where no decoder is given, draw the rotation, calibrate on ``calibration`` (else on ``vectors``)."""
         self.decoder_ = self.decoder if self.decoder is not None else fit_pca(vectors, self.dims)
         if self.rotate:
-            self.rotation_ = _random_rotation(self.dims, self.seed)
+            self.rotation_ = random_rotation(self.dims, self.seed)
         self.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(
             self.project(vectors if calibration is None else calibration)
         )
@@ -59,52 +60,20 @@ class PercentileCodec:
         """``(n, bytes_per_vector) uint8 -> (n, dims) float32``."""
         return self.quantizer_.decode(codes)
 
+    def state(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """Settings (JSON-ready) and arrays of a fitted codec, without its decoder."""
+        settings = {name: getattr(self, name) for name in ("dims", "bits", "rotate", "spacing", "seed")}
+        arrays = {"thresholds": self.quantizer_.thresholds_, "levels": self.quantizer_.levels_}
+        return settings, arrays | ({"rotation": self.rotation_} if self.rotate else {})
 
-class PqCodec:
-    """Product quantization by faiss: ``budget`` sub-vectors of 8 bits each, after PCA to 512 dims and a random rotation.
-
-    faiss is imported here and nowhere else. torch and faiss each bring an OpenMP runtime, and with more than one thread
-    the two can stall or crash in one process, so faiss runs on one thread here. On macOS set
-    ``KMP_DUPLICATE_LIB_OK=TRUE`` where the import itself fails.
-    """
-
-    def __init__(self, budget: int, iterations: int = 10, seed: int = 0):
-        self.bytes_per_vector, self.iterations, self.seed = budget, iterations, seed
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PqCodec":
-        """Fit PCA, draw the rotation, train the codebooks on ``vectors``.
-
-        Raises
-        ------
-        StudyError : fewer dims than sub-vectors, or fewer vectors than the 256 centroids of a codebook.
-        """
-        import faiss
-
-        faiss.omp_set_num_threads(1)
-        in_dims, parts = vectors.shape[1], self.bytes_per_vector
-        if parts > in_dims or len(vectors) < 256:
-            raise StudyError(
-                f"PQ of {parts} bytes needs {parts} dims and 256 vectors, got {in_dims} and {len(vectors)}"
-            )
-        kept = max(parts, min(in_dims, 512) // parts * parts)
-        self.decoder_, self.rotation_ = fit_pca(vectors, kept), _random_rotation(kept, self.seed)
-        self.quantizer_ = faiss.ProductQuantizer(kept, parts, 8)
-        self.quantizer_.cp.niter = self.iterations
-        self.quantizer_.cp.min_points_per_centroid = 1  # faiss would print a warning below 39 points per centroid
-        self.quantizer_.train(self.project(vectors))
-        return self
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, kept) float32``: PCA, normalised, turned."""
-        return self.decoder_.transform(vectors) @ self.rotation_
-
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        return self.quantizer_.compute_codes(np.ascontiguousarray(self.project(vectors)))
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """``(n, bytes_per_vector) uint8 -> (n, kept) float32``."""
-        return self.quantizer_.decode(np.ascontiguousarray(codes))
+    @classmethod
+    def from_state(cls, settings: dict, arrays: dict[str, np.ndarray], decoder: Decoder) -> "PercentileCodec":
+        """The codec that ``state`` described, with the decoder that it was calibrated for."""
+        codec = cls(**settings, decoder=decoder)
+        codec.decoder_, codec.rotation_ = decoder, arrays.get("rotation")
+        codec.quantizer_ = PercentileQuantizer(codec.bits, codec.spacing)
+        codec.quantizer_.thresholds_, codec.quantizer_.levels_ = arrays["thresholds"], arrays["levels"]
+        return codec
 
 
 class LshCodec:
@@ -139,10 +108,6 @@ class LshCodec:
         return np.unpackbits(codes, axis=1, count=self.bits).astype(np.float32) * 2 - 1
 
 
-def _random_rotation(dims, seed):
-    return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0].astype(np.float32)
-
-
 def widest(in_dims: int, budget: int) -> tuple[int, int]:
     """The most dims, and their bits, that fit ``budget`` bytes: as many one-bit dims as the concat has, then more bits."""
     for bits in sorted(BITS):
@@ -153,6 +118,7 @@ def widest(in_dims: int, budget: int) -> tuple[int, int]:
 
 
 CODECS = {
+    "byte blocks": lambda in_dims, budget, decoder, seed: BlockCodec(budget, seed),
     "PCA, rotated": lambda in_dims, budget, decoder, seed: PercentileCodec(
         *widest(in_dims, budget), rotate=True, seed=seed
     ),
@@ -164,9 +130,10 @@ CODECS = {
         *widest(decoder.config["out_dims"], budget), decoder=decoder, rotate=True, seed=seed
     ),
     "LSH": lambda in_dims, budget, decoder, seed: LshCodec(8 * budget, seed=seed),
-    "PQ": lambda in_dims, budget, decoder, seed: PqCodec(budget, seed=seed),
 }
 """Name -> factory(in_dims, budget in bytes, decoder, seed). Names are the same in every table and figure."""
+DETERMINISTIC = ("PCA",)
+"""Codecs in which nothing is drawn or trained by gradient: the same for every seed."""
 
 
 def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0):
@@ -179,6 +146,49 @@ def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = N
 
 
 def scores(codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
-    """Score matrix ``(queries, documents)`` of float queries against packed codes; see the module's head."""
+    """Score matrix ``(queries, documents)`` of float queries against packed codes; see the module's head.
+
+    A codec with an estimator of its own has a method ``score(queries, codes)``, which is used instead.
+    """
+    if hasattr(codec, "score"):
+        return codec.score(queries, codes)
     left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
     return left @ codec.decode(codes).T
+
+
+def search(codec, queries: np.ndarray, codes: np.ndarray, count: int = 10, block: int = 16384):
+    """The best documents of each query by ``scores``, decoding no more than ``block`` documents at a time.
+
+    Returns
+    -------
+    Scores ``(queries, count) float32`` and document numbers ``(queries, count)``, best first.
+
+    Raises
+    ------
+    StudyError : no codes to search.
+    """
+    if not len(codes):
+        raise StudyError("there are no codes to search; encode documents first")
+    left = codec.project(queries)
+    best, places = np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(codes), block):
+        matrix = left @ codec.decode(codes[start : start + block]).T
+        best = np.concatenate([best, matrix], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + matrix.shape[1]), matrix.shape)
+        places = np.concatenate([places, numbers], axis=1)
+        kept = np.argpartition(-best, min(count, best.shape[1]) - 1, axis=1)[:, :count]
+        best, places = (np.take_along_axis(part, kept, axis=1) for part in (best, places))
+    order = np.argsort(-best, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
+
+
+def load_faiss():
+    """faiss, on one thread.
+
+    torch and faiss each bring an OpenMP runtime, and with more than one thread the two can stall or crash in one process. On
+    macOS set ``KMP_DUPLICATE_LIB_OK=TRUE`` where the import itself fails.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss

@@ -36,11 +36,13 @@ def concat(
     weights = [1.0] * len(members) if weights is None else list(weights)
     if len(weights) != len(members) or any(not weight > 0 for weight in weights):
         raise StudyError(f"concat: weights {weights} must be {len(members)} positive numbers, one per member")
-    parts = [
-        normalise(member, f"member {number}") if normalised else member for number, member in enumerate(members, 1)
-    ]
-    joined = np.concatenate([np.float32(weight) * part for weight, part in zip(weights, parts, strict=True)], axis=1)
-    return normalise(joined.astype(np.float32, copy=False), "concat")
+    joined = np.empty((lengths[0], sum(member.shape[1] for member in members)), dtype=np.float32)
+    start = 0  # members are written in place one after another, so that only one copy of the join is ever held
+    for number, (weight, member) in enumerate(zip(weights, members, strict=True), 1):
+        part = normalise(member, f"member {number}") if normalised else member
+        np.multiply(np.float32(weight), part, out=joined[:, start : start + member.shape[1]], casting="same_kind")
+        start += member.shape[1]
+    return normalise(joined, "concat", out=joined)
 
 
 def subsets(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ccq_utils import hub
 from ccq_utils.cache import digest
 from ccq_utils.docstrings import read_library
 from ccq_utils.errors import StudyError
@@ -40,19 +41,15 @@ def load_corpora(spec: TextSpec, seed: int) -> Corpora:
 
     Raises
     ------
-    StudyError : a missing file or library, a malformed line, or too little text for the sizes asked for.
+    StudyError : a missing file or library, a malformed line, a data set that cannot be had, or too little text for the
+        sizes asked for.
     """
-    documents = (
-        _from_docstrings(spec) if spec.source == "docstrings" else _from_jsonl(Path(spec.source.partition(":")[2]))
-    )
-    order = np.random.default_rng(seed).permutation(len(documents))
     wanted = {"validation": spec.validation, "calibration": spec.calibration, "training": spec.passages}
     parts = {name: [] for name in wanted}
     pairs, groups = [], []
     queue = iter(wanted)
     part = next(queue)
-    for index in order:
-        group, short, long = documents[index]
+    for group, short, long in _in_seeded_order(spec, seed):
         if part in ("training", None):
             pairs.append((short, " ".join(long.split()[: 2 * spec.max_words])))
         if part is None:
@@ -75,6 +72,17 @@ def load_corpora(spec: TextSpec, seed: int) -> Corpora:
     return Corpora(parts["training"], parts["calibration"], parts["validation"], pairs, groups)
 
 
+def _in_seeded_order(spec, seed):
+    """(group, short text, long text) of one document after another; a stream is read no further than it is taken."""
+    kind, _, place = spec.source.partition(":")
+    if kind == "hub":
+        yield from (_title_and_rest(title, text) for title, text in hub.stream(spec, seed))
+        return
+    documents = _from_docstrings(spec) if kind == "docstrings" else _from_jsonl(Path(place))
+    for index in np.random.default_rng(seed).permutation(len(documents)):
+        yield documents[index]
+
+
 def _passages(text, spec):
     words = text.split()
     cuts = [words[start : start + spec.max_words] for start in range(0, len(words), spec.max_words)]
@@ -92,8 +100,10 @@ def _from_docstrings(spec):
 
 
 def _from_jsonl(path):
-    found = []
-    for row in read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line", ("text",)):
-        head, _, rest = str(row["text"] or "").partition(". ")
-        found.append(("text", f"{row.get('title') or ''} {head}".strip(), rest or head))
-    return found
+    rows = read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line", ("text",))
+    return [_title_and_rest(row.get("title") or "", str(row["text"] or "")) for row in rows]
+
+
+def _title_and_rest(title, text):
+    head, _, rest = text.partition(". ")
+    return "text", f"{title} {head}".strip(), rest or head

@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ccq_utils.cache import remembered
 from ccq_utils.errors import StudyError
 from ccq_utils.progress import progress
 
-LOSSES = ("similarity", "reconstruction")
+LOSSES = ("similarity", "near pairs", "ranking", "reconstruction")
+NEAR, SHARPNESS = 0.1, 0.05
+"""Cosine by which a pair's weight in ``near pairs`` grows e-fold; temperature of the distributions in ``ranking``."""
 
 
 class Decoder(nn.Module):
@@ -78,8 +81,9 @@ class Decoder(nn.Module):
             )
         if dims is not None and not 1 <= dims <= largest:
             raise StudyError(f"stop {dims} does not fit the decoder's {largest} dims")
-        decoded = self(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))[:, :dims]
-        return nn.functional.normalize(decoded, dim=1).numpy()
+        given = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        decoded = self(given.to(next(self.parameters()).device))[:, :dims]
+        return nn.functional.normalize(decoded, dim=1).cpu().numpy()
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, shape as JSON."""
@@ -107,7 +111,7 @@ def prefix_cosines(vectors: torch.Tensor, stops: list[int]) -> list[torch.Tensor
     return found
 
 
-def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
+def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], near: bool = False) -> torch.Tensor:
     """Mean squared difference of pairwise cosines, input against each prefix of the output, averaged over stops.
 
     Parameters
@@ -115,9 +119,28 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
     inputs : ``(B, D)`` with rows of length one
     outputs : ``(B, d)``, any length
     stops : ascending truncation depths, the last at most d
+    near : near pairs, which decide rankings, weigh more: by ``exp(cosine / NEAR)``
     """
     teacher = inputs @ inputs.T
-    return sum(((student - teacher) ** 2).mean() for student in prefix_cosines(outputs, stops)) / len(stops)
+    weights = torch.exp(teacher / NEAR) if near else torch.ones_like(teacher)
+    weights = weights / weights.mean()
+    return sum((weights * (student - teacher) ** 2).mean() for student in prefix_cosines(outputs, stops)) / len(stops)
+
+
+def ranking_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
+    """Listwise: for each text, the batch's other texts as a distribution by cosine; the divergence (Kullback-Leibler) of
+    each prefix of the output from the input, averaged over texts and stops. Arguments as in ``similarity_loss``.
+    """
+    itself = torch.eye(len(inputs), dtype=torch.bool)
+
+    def logs(cosines):
+        return torch.log_softmax((cosines / SHARPNESS).masked_fill(itself, -1e4), dim=1)
+
+    teacher = logs(inputs @ inputs.T)
+    parts = [
+        (teacher.exp() * (teacher - logs(student))).sum(dim=1).mean() for student in prefix_cosines(outputs, stops)
+    ]
+    return sum(parts) / len(stops)
 
 
 def reconstruction_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], weight: torch.Tensor):
@@ -127,6 +150,19 @@ def reconstruction_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list
     """
     rebuilt = [outputs[:, :stop] @ weight[:stop] for stop in stops]
     return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
+
+
+def random_rotation(dims: int, seed: int) -> np.ndarray:
+    """A random orthogonal matrix, ``(dims, dims) float32``."""
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0].astype(np.float32)
+
+
+@remembered(8)
+def _uncentred_axes(vectors):
+    """Axes ``(D, D)`` of descending second moment, each with its largest entry positive."""
+    values, axes = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
+    axes = axes[:, np.argsort(values)[::-1]]
+    return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(len(axes))])
 
 
 def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
@@ -139,10 +175,7 @@ def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
     in_dims = vectors.shape[1]
     if dims > in_dims:
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
-    second_moment = (vectors.T @ vectors).astype(np.float64)
-    values, axes = np.linalg.eigh(second_moment)
-    axes = axes[:, np.argsort(values)[::-1][:dims]]
-    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(dims)])
+    axes = _uncentred_axes(vectors)[:, :dims]
     decoder = Decoder(in_dims, dims)
     with torch.no_grad():
         decoder.layers[0].weight.copy_(torch.from_numpy(axes.T.astype(np.float32)))
@@ -169,7 +202,7 @@ def train_decoder(
     training, validation : concat vectors ``(n, D)`` of text without judgements
     patience : epochs without improvement before stopping; None trains all epochs (to show overfitting)
     weight_decay : AdamW's; 0 is plain Adam
-    loss : ``similarity`` (the paper's) or ``reconstruction`` (depth 1 only)
+    loss : ``similarity`` (the paper's), ``near pairs``, ``ranking`` or ``reconstruction`` (depth 1 only)
 
     Returns
     -------
@@ -195,7 +228,9 @@ def train_decoder(
     def loss_of(vectors):
         if loss == "reconstruction":
             return reconstruction_loss(vectors, decoder(vectors), stops, decoder.layers[0].weight)
-        return similarity_loss(vectors, decoder(vectors), stops)
+        if loss == "ranking":
+            return ranking_loss(vectors, decoder(vectors), stops)
+        return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs")
 
     best, best_state, history = np.inf, None, []
     bar = progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}")

@@ -81,6 +81,14 @@ def read_library(library: str) -> tuple[Entry, ...]:
     return tuple(Entry(**row | {key: tuple(row[key]) for key in ("aliases", "see_also")}) for row in rows)
 
 
+def library_texts(library: str) -> dict[str, str]:
+    """Summary and body of each entry of ``read_library`` by its name; of entries with the same text the first."""
+    first = {}
+    for entry in read_library(library):
+        first.setdefault(f"{entry.summary}\n{entry.body}", entry.name)
+    return {name: text for text, name in first.items()}
+
+
 def _entries(library):
     found: dict[int, _Found] = {}
     with _silence():

@@ -1,10 +1,12 @@
 """Encoding with a cache that knows single texts: each text is encoded once per model, whatever list it stands in.
 
 Missing texts are sorted by length, encoded in shards, and every shard is on disk before the next is begun, so a killed
-run resumes where it stopped.
+run resumes where it stopped. Shards are mapped and read one at a time into the one array that is returned, which lies
+in a file where it is large: memory holds a shard, whatever the size of the corpus.
 """
 
 import hashlib
+from collections import defaultdict
 
 import numpy as np
 
@@ -36,22 +38,33 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
             )
     prompt = model.prompts[kind]
     store = f"{model.name}-{model.fingerprint[:16]}"
-    keys = [_key(prompt + text) for text in texts]
-    wanted = set(keys)
-    known: dict[bytes, np.ndarray] = {}
+    places = defaultdict(list)
+    for place, text in enumerate(texts):
+        places[_key(prompt + text)].append(place)
+    found: np.ndarray | None = None
+    missing = set(places)
+
+    def put(keys, vectors):
+        nonlocal found
+        if found is None:
+            found = cache.rows(len(texts), vectors.shape[1])
+        for key, vector in zip(keys, vectors, strict=True):
+            if key in missing:
+                found[places[key]] = vector
+                missing.remove(key)
+
     for shard in cache.shards(store):
-        known.update(
-            (key, row) for key, row in zip(map(bytes, shard["keys"]), shard["vectors"], strict=True) if key in wanted
-        )
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    order = sorted(missing, key=lambda key: -len(missing[key]))
+        keys = [bytes(key) for key in shard.get_tensor("keys")]
+        if not missing.isdisjoint(keys):
+            put(keys, shard.get_tensor("vectors"))
+    order = sorted(missing, key=lambda key: (-len(texts[places[key][0]]), places[key][0]))
     starts = range(0, len(order), SHARD)
     for start in progress(starts, f"{model.name}: {len(order)} new texts") if order else ():
         chunk = order[start : start + SHARD]
-        vectors = _encode(model, [missing[key] for key in chunk], prompt)
+        vectors = _encode(model, [texts[places[key][0]] for key in chunk], prompt)
         cache.add_shard(store, {"keys": np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, 16), "vectors": vectors})
-        known.update(zip(chunk, vectors, strict=True))
-    return np.stack([known[key] for key in keys])
+        put(chunk, vectors)
+    return found
 
 
 def _key(text):
@@ -65,8 +78,8 @@ def _encode(model, texts, prompt):
     return vectors
 
 
-def normalise(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
-    """L2-normalise rows.
+def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:
+    """L2-normalise rows, into ``out`` where it is given (``vectors`` itself will do).
 
     Raises
     ------
@@ -77,4 +90,4 @@ def normalise(vectors: np.ndarray, name: str = "vectors") -> np.ndarray:
     if len(bad):
         what = "the zero vector" if norms[bad[0], 0] == 0 else "NaN or infinity"
         raise StudyError(f"{name}: row {bad[0]} is {what} ({len(bad)} such rows); remove its text or mend the model")
-    return vectors / norms
+    return np.divide(vectors, norms, out=out)

@@ -26,7 +26,9 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
         judge = study.evaluator(task, split)
         cosines = {model: member_scores(study, model, task, split) for model in study.profile.models}
         single = {model: judge(matrix)["ndcg_at_10"].to_numpy() for model, matrix in cosines.items()}
-        large = single[study.profile.large_model]
+        large = single.get(study.profile.large_model)
+        if large is None:  # a baseline that is not joined
+            large = judge(member_scores(study, study.profile.large_model, task, split))["ndcg_at_10"].to_numpy()
         for members in progress(subsets(cosines), f"subsets on {task}"):
             found = judge(sum(cosines[member] for member in members))["ndcg_at_10"].to_numpy()
             best = max(members, key=lambda member: single[member].mean())
@@ -39,11 +41,11 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
                     "members": " + ".join(members),
                     "size": len(members),
                     "dims": sum(study.member_vectors(member, task).shape[1] for member in members),
-                    **_named("score", score),
+                    **score.named("score"),
                     "best_member": best,
-                    **_named("gain", gain),
+                    **gain.named("gain"),
                     "gain_p": gain.p() if len(members) > 1 else np.nan,
-                    **_named("over_large", over),
+                    **over.named("over_large"),
                     "over_large_p": over.p() if members != (study.profile.large_model,) else np.nan,
                     "strength_gap": max(strengths) - min(strengths),
                     "queries": score.queries,
@@ -53,10 +55,6 @@ def subset_gains(study: Study, split: str = "test") -> pd.DataFrame:
     for name in ("gain", "over_large"):
         table[f"{name}_verdict"] = corrected_verdicts(table, name)
     return table
-
-
-def _named(name, interval):
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def fusion_comparison(study: Study, members: list[str]) -> pd.DataFrame:
@@ -83,8 +81,8 @@ def fusion_comparison(study: Study, members: list[str]) -> pd.DataFrame:
                 {
                     "task": task,
                     "way": way,
-                    **_named("score", study.interval("mean", values)),
-                    **_named("difference", difference),
+                    **study.interval("mean", values).named("score"),
+                    **difference.named("difference"),
                     "difference_p": np.nan if way == "concat" else difference.p(),
                     "queries": difference.queries,
                 }
@@ -135,6 +133,26 @@ def record_concats(study: Study) -> tuple[str, ...]:
             found[task] = study.evaluator(task)(matrix)["ndcg_at_10"].to_numpy()
         study.record(name, found)
     return small
+
+
+def against_larger(study: Study, small: tuple[str, ...]) -> pd.DataFrame:
+    """The join of small models minus each larger baseline, paired, per task; no rows where the profile has none.
+
+    Parameters
+    ----------
+    small : what ``record_concats`` returns
+    """
+    rows = []
+    for task in study.tasks:
+        judge = study.evaluator(task)
+        joined = judge(sum(member_scores(study, member, task) for member in small))["ndcg_at_10"].to_numpy()
+        for model in study.profile.larger:
+            single = judge(member_scores(study, model, task))["ndcg_at_10"].to_numpy()
+            found = study.interval("difference", joined, single)
+            named = {**found.named("difference"), "difference_p": found.p(), "queries": found.queries}
+            rows.append({"task": task, "larger": model, "join": joined.mean(), "score": single.mean(), **named})
+    table = pd.DataFrame(rows, columns=None if rows else ["task", "larger", "join", "score", "difference"])
+    return table.assign(verdict=corrected_verdicts(table, "difference")) if rows else table
 
 
 def _best_small_join(study):

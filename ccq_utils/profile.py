@@ -4,6 +4,7 @@ Every key is validated; an unknown key or a wrong type raises one ``StudyError``
 accepted values.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,20 +14,41 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ccq_utils.errors import StudyError
 from ccq_utils.paths import PROFILES
 
-ModelName = Literal["minilm", "lexical", "wordllama", "static", "model2vec"]
-TASK_KINDS = ("docstrings:summary", "docstrings:see_also", "beir:PATH")
-TEXT_KINDS = ("docstrings", "jsonl:PATH")
+SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")
+"""Base models that need no hub; ``models.BUILDERS`` makes them."""
+TASK_KINDS = ("docstrings:summary", "docstrings:see_also", "beir:PATH", "mteb:NAME")
+TEXT_KINDS = ("docstrings", "jsonl:PATH", "hub:DATASET")
+COMMIT = "^[0-9a-f]{40}$"
+TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
+"""Parts of the text without judgements; no task can have such a name."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class HubModel(_Strict):
+    """A base model from the Hugging Face hub, written in ``models`` or ``larger`` as ``{name: ..., hub: ID, ...}``.
+
+    What is left out comes from mteb's record of the model (revision, prompts, licence), then from the model's own
+    sentence-transformers files (prompts, ``pooling``, ``max_length`` in tokens). ``revision`` is a whole commit.
+    """
+
+    hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(None, pattern=COMMIT)
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_length: int | None = Field(None, ge=8)
+    pooling: Literal["mean", "cls", "max", "lasttoken"] | None = None
+    licence: str | None = None
+
+
 class TaskSpec(_Strict):
     """One retrieval task.
 
-    ``source`` is ``docstrings:summary``, ``docstrings:see_also`` or ``beir:PATH`` (a BEIR folder; a relative path is
-    read from the profile's folder). ``exclude_self`` drops the document that carries the query's own id, as mteb does
+    ``source`` is ``docstrings:summary``, ``docstrings:see_also``, ``beir:PATH`` (a BEIR folder; a relative path is
+    read from the profile's folder) or ``mteb:NAME`` (from the hub, at the revision that mteb pins; the next two keys are
+    then mteb's). ``exclude_self`` drops the document that carries the query's own id, as mteb does
     for ArguAna. ``allow_missing`` accepts judgements for documents that do not exist (ArguAna as published has five;
     they count as never found, as in mteb). ``max_queries`` keeps a seeded sample of
     the judged queries. So does ``max_documents`` of the documents: of a BEIR folder judged documents always stay; of
@@ -45,14 +67,16 @@ class TaskSpec(_Strict):
     @field_validator("source")
     @classmethod
     def _known_source(cls, value):
-        if value not in TASK_KINDS[:2] and not value.startswith("beir:"):
+        if value not in TASK_KINDS[:2] and not value.startswith(("beir:", "mteb:")):
             raise ValueError(f"unknown task source {value!r}; accepted: {', '.join(TASK_KINDS)}")
         return value
 
 
 class TextSpec(_Strict):
-    """Text without judgements: ``docstrings`` of ``libraries``, or ``jsonl:PATH`` with a ``text`` per line.
+    """Text without judgements: ``docstrings`` of ``libraries``, ``jsonl:PATH`` with a ``text`` per line, or a data set.
 
+    ``hub:DATASET`` streams ``split`` of its ``config`` at ``revision`` (a whole commit) from the hub, no further than is
+    needed, and takes the columns ``text_field`` and ``title_field``.
     ``passages`` are for training; ``calibration`` and ``validation`` passages are set apart from them, by document.
     Passages have ``min_words`` to ``max_words`` words. ``pairs`` (short, long) train the static model.
     """
@@ -65,13 +89,24 @@ class TextSpec(_Strict):
     validation: int = Field(500, ge=16)
     min_words: int = Field(30, ge=1)
     max_words: int = Field(90, ge=2)
+    config: str | None = None
+    split: str = "train"
+    text_field: str = "text"
+    title_field: str = "title"
+    revision: str | None = Field(None, pattern=COMMIT)
 
     @field_validator("source")
     @classmethod
     def _known_source(cls, value):
-        if value != "docstrings" and not value.startswith("jsonl:"):
+        if value != "docstrings" and not value.startswith(("jsonl:", "hub:")):
             raise ValueError(f"unknown text source {value!r}; accepted: {', '.join(TEXT_KINDS)}")
         return value
+
+    @model_validator(mode="after")
+    def _pinned(self):
+        if self.source.startswith("hub:") and self.revision is None:
+            raise ValueError(f"{self.source} needs a revision (a commit of 40 hex digits), or its text may change")
+        return self
 
 
 class LexicalSpec(_Strict):
@@ -127,13 +162,18 @@ class OpenQuestionsSpec(_Strict):
 class Profile(_Strict):
     """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
     for a comparison is trained with ``seeds`` seeds.
+
+    ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
+    of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
     """
 
     name: str
     description: str
     seed: int = 20251004
-    models: list[ModelName] = Field(min_length=2)
-    large_model: ModelName
+    models: list[str] = Field(min_length=2)
+    larger: list[str] = []
+    large_model: str
+    hub_models: dict[str, HubModel] = {}
     max_members: int = Field(4, ge=1)
     lexical: LexicalSpec = LexicalSpec()
     static: StaticSpec = StaticSpec()
@@ -143,18 +183,55 @@ class Profile(_Strict):
     open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
     budgets: list[int] = [512, 256, 128, 64, 32, 16]
     resamples: int = Field(1000, ge=100)
+    bootstrap_seed: int = 0
     seeds: int = Field(3, ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_models(cls, content):
+        """Take mappings out of ``models`` and ``larger``, so that both are lists of names."""
+        content, found = dict(content), {}
+        for key in ("models", "larger"):
+            entries = content.get(key)
+            if isinstance(entries, list):
+                content[key] = [_take(entry, found, f"{key}.{place}") for place, entry in enumerate(entries)]
+        return content | ({"hub_models": {**content.get("hub_models", {}), **found}} if found else {})
+
+    @property
+    def scored_models(self) -> list[str]:
+        """Candidates and larger baselines."""
+        return [*self.models, *self.larger]
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.large_model not in self.models:
-            raise ValueError(f"large_model {self.large_model!r} is not among models {self.models}")
-        if len(set(self.models)) != len(self.models):
-            raise ValueError(f"models names one twice: {self.models}")
+        for key in ("models", "larger"):
+            for place, name in enumerate(getattr(self, key)):
+                if name not in SHIPPED and name not in self.hub_models:
+                    raise ValueError(
+                        f"'{key}.{place}': unknown base model {name!r}; accepted: {', '.join(map(repr, SHIPPED))}, or a"
+                        " mapping with name and hub (the id of a model on the Hugging Face hub)"
+                    )
+        if self.large_model not in self.scored_models:
+            raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
+        if len(set(self.scored_models)) != len(self.scored_models):
+            raise ValueError(f"models names one twice: {self.scored_models}")
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError(f"tasks names one twice: {names}")
+        if taken := sorted(set(names) & set(TEXT_PARTS)):
+            raise ValueError(f"task name {taken[0]!r} is that of a part of the text; name the task otherwise")
         return self
+
+
+def _take(entry, found, key):
+    """The name of an entry; a mapping's other keys go into ``found``."""
+    if not isinstance(entry, dict):
+        return entry
+    name = entry.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
+        raise ValueError(f"{key!r} needs a name of its own of letters, digits, '.', '-' and '_', got {name!r}")
+    found[name] = {key: value for key, value in entry.items() if key != "name"}
+    return name
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -206,7 +283,7 @@ def _explain(error, path):
 def _fields_at(location):
     model = Profile
     for part in location:
-        if isinstance(part, str):
+        if part in model.model_fields:  # neither the place in a list nor the name of a model
             annotation = model.model_fields[part].annotation
             model = next(
                 kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")

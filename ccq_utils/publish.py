@@ -12,17 +12,19 @@ import nbformat
 import pandas as pd
 
 from ccq_utils import paths
+from ccq_utils.claims import load_ledger
 from ccq_utils.errors import StudyError
 from ccq_utils.runner import Run
 
 BESIDE = ("wiki",)
 """Profiles whose claims stand beside those of the published one in the README."""
 
-CLAIMS_TABLE = "06_claims.csv"
-LIMIT = 1_000_000
+CLAIMS_TABLE, GOALS_TABLE = "06_claims.csv", "05_goals.csv"
+LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
 
 CLAIMS = re.compile(r"(<!-- claims of the default profile -->\n).*?(<!-- end of claims -->)", re.DOTALL)
+GOALS = re.compile(r"(<!-- goals of the default profile -->\n).*?(<!-- end of goals -->)", re.DOTALL)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 TIMING = ("papermill", "execution", "ExecuteTime")
 
@@ -48,11 +50,49 @@ def publish(profile: str = "default") -> list[Path]:
             raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
     readme = paths.ROOT / "README.md"
     if (job.results / CLAIMS_TABLE).is_file() and readme.is_file():
-        claims = claims_markdown(paths.results_folder(name) / CLAIMS_TABLE for name in (profile, *BESIDE))
-        cleaned[readme] = CLAIMS.sub(rf"\g<1>{claims}\n\g<2>", readme.read_text(encoding="utf-8"))
+        folders = [paths.results_folder(name) for name in (profile, *BESIDE)]
+        text = CLAIMS.sub(
+            rf"\g<1>{claims_markdown(folder / CLAIMS_TABLE for folder in folders)}\n\g<2>",
+            readme.read_text(encoding="utf-8"),
+        )
+        goals = goals_markdown(folder / GOALS_TABLE for folder in folders)
+        cleaned[readme] = GOALS.sub(rf"\g<1>{goals}\n\g<2>", text) if goals else text
     for path, text in cleaned.items():
         path.write_text(text, encoding="utf-8")
     return list(cleaned)
+
+
+def goals_markdown(tables: Iterable[Path]) -> str:
+    """Retention at each compression factor of several profiles as Markdown: the goal, ours in both places, the best other."""
+    tables = list(tables)
+    found = {path.parent.name: pd.read_csv(path).set_index("factor") for path in tables if path.is_file()}
+    if not found:
+        return ""
+    head = [f"`{name}`: {what}" for name in found for what in ("general text", "own corpus", "best other method")]
+    lines = [f"| compression | goal | {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) + 1)]
+    for factor, goal in next(iter(found.values()))["goal"].items():
+        cells = []
+        for table in (table for table in found.values() if factor in table.index):
+            row = table.loc[factor]
+            ours = {place: row[place] for place in ("general text", "own corpus")}
+            cells += [f"**{kept:.3f}**" if kept >= goal else f"{kept:.3f}" for kept in ours.values()]
+            cells.append(f"{row['best_other_retention']:.3f} ({row['best_other']})")
+        lines.append(f"| {factor}x | {goal:g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _beaten(tables)])
+
+
+def _beaten(tables):
+    """Where another method is significantly better than byte blocks, in one sentence."""
+    found = []
+    for path in (path.with_name("05_peers.csv") for path in tables):
+        if path.is_file():
+            peers = pd.read_csv(path)
+            found += [
+                f"{row.method} ({row.fitted_on}, {row.factor}x, {row.task} of `{path.parent.name}`: {-row.ahead:+.3f})"
+                for row in peers[peers["verdict"] == "worse"].itertuples()
+            ]
+    who = "; ".join(found) or "no method on any task"
+    return f"Significantly better than byte blocks (nDCG@10, paired per query, Holm): {who}."
 
 
 def claims_markdown(tables: Iterable[Path]) -> str:
@@ -62,7 +102,39 @@ def claims_markdown(tables: Iterable[Path]) -> str:
     for claim, row in next(iter(found.values())).iterrows():
         cells = [_cell(table.loc[claim]) if claim in table.index else "" for table in found.values()]
         lines.append(f"| **{claim}** {row['statement']} ({row['expected']}) | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_summary(found)])
+
+
+def _summary(found):
+    """Which claims hold on which text, in words. Contradicted: the whole interval lies where the claim is not."""
+    groups = {claim.id: _whose(claim.source) for claim in load_ledger()}
+    for whose in dict.fromkeys(groups.values()):
+        held = {words: [] for words in STATES}
+        for claim in (claim for claim in next(iter(found.values())).index if groups[claim] == whose):
+            states = {name: _state(table.loc[claim]) for name, table in found.items() if claim in table.index}
+            best = next(words for words in STATES if words in states.values())
+            where = [f"`{name}`" for name, state in states.items() if state == best]
+            everywhere = len(where) == len(found)
+            held[best].append(claim if everywhere else f"{claim} ({', '.join(where)})")
+        shown = [f"{words}: {', '.join(claims)}" for words, claims in held.items() if claims]
+        yield f"* **{whose}**: {'; '.join(shown)}."
+
+
+def _whose(source):
+    if "open question" in source or "next check" in source:
+        return "The paper's open questions and next checks"
+    return "The paper's claims" if source.startswith("paper") else "This study's own"
+
+
+STATES = ("reproduced", "contradicted", "partly", "not decided", "not testable here")
+"""What a text says of a claim, the most telling first."""
+
+
+def _state(row):
+    """A verdict; one of "not reproduced" says either that the claim is contradicted or that the interval leaves it open."""
+    if row["verdict"] != "not reproduced":
+        return row["verdict"]
+    return "not decided" if isinstance(row["note"], str) and row["note"] else "contradicted"
 
 
 def _cell(row):

@@ -132,11 +132,13 @@ class PercentileQuantizer:
             raise StudyError("quantizer is not calibrated; call fit(vectors) first")
 
 
-def bucket_entropy(buckets: np.ndarray, bits: int) -> np.ndarray:
-    """Entropy of each dimension's bucket numbers in bits, ``(d,)``; ``bits`` where all buckets are equally full."""
-    shares = np.stack([np.bincount(column, minlength=2**bits) for column in buckets.T], axis=1) / len(buckets)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return -np.where(shares > 0, shares * np.log2(shares), 0).sum(0)
+def bucket_surprise(buckets: np.ndarray, bits: int) -> np.ndarray:
+    """Minus log2 of the share of vectors in the same bucket, ``(n, d)``.
+
+    Its mean over vectors is the entropy of each dimension's bucket numbers in bits: ``bits`` where all are equally full.
+    """
+    shares = [np.bincount(column, minlength=2**bits)[column] / len(column) for column in buckets.T]
+    return -np.log2(np.stack(shares, axis=1))
 
 
 def _check_bits(bits):

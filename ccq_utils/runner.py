@@ -34,6 +34,7 @@ QUIET = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # ipykernel's debugger otherwise warns about frozen modules
     "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel "python3" of this environment, not one of the user's folder
     "TQDM_DISABLE": "1",  # bars inside notebooks are for people who run them by hand
+    "PYTHONWARNINGS": "ignore:texts longer than:UserWarning",  # which a member cuts: said to whoever encodes by hand
 }
 
 

@@ -9,6 +9,7 @@ from ccq_utils.concat import linear_cka
 from ccq_utils.embed import embed, normalise
 from ccq_utils.models import BUILDERS
 from ccq_utils.progress import progress
+from ccq_utils.stats import Interval, corrected_verdicts, rank_correlation
 from ccq_utils.study import Study
 
 WEIGHTS = (0.5, 0.7, 1.0, 1.4)
@@ -27,14 +28,16 @@ def per_query(study: Study, model: str, task: str, split: str = "test") -> pd.Da
 
 
 def single_scores(study: Study, split: str = "test") -> pd.DataFrame:
-    """nDCG@10 with its interval, MRR@10 and Recall@100 of every base model on every task that has the split."""
+    """nDCG@10, MRR@10 and Recall@100 with intervals, of every base model, larger baselines included, per task."""
     rows = []
     for task in study.tasks if split == "test" else study.tuning_tasks:
-        for model in study.profile.models:
+        for model in study.profile.scored_models:
             found = per_query(study, model, task, split)
-            interval = study.interval("mean", found["ndcg_at_10"])
-            others = {name: found[name].mean() for name in ("mrr_at_10", "recall_at_100")}
-            rows.append({"task": task, "split": split, "model": model, **interval._asdict(), **others})
+            row = {"task": task, "split": split, "model": model}
+            row |= study.interval("mean", found["ndcg_at_10"])._asdict()
+            for name in ("mrr_at_10", "recall_at_100"):
+                row |= study.interval("mean", found[name]).named(name)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -43,7 +46,7 @@ def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
 
     ``wins_first`` and ``wins_second`` are shares of queries with the strictly higher nDCG@10; ``oracle_gain`` is what a
     perfect choice per query adds to the better of the two; ``overlap`` the mean share of common documents in their top
-    10; ``cka`` the linear CKA of their document vectors; ``gain`` what the concat adds, with its interval.
+    10; ``gain`` what the concat adds, all with intervals; ``cka`` the linear CKA of their document vectors.
     """
     rows = []
     for task in study.tasks:
@@ -61,54 +64,77 @@ def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
                     "task": task,
                     "first": first,
                     "second": second,
-                    "wins_first": np.mean(a > b),
-                    "wins_second": np.mean(b > a),
-                    "oracle_gain": np.maximum(a, b).mean() - best.mean(),
-                    "overlap": _overlap(tops[first], tops[second]),
+                    **study.interval("mean", a > b).named("wins_first"),
+                    **study.interval("mean", b > a).named("wins_second"),
+                    **study.interval("difference", np.maximum(a, b), best).named("oracle_gain"),
+                    **study.interval("mean", _overlap(tops[first], tops[second])).named("overlap"),
                     "cka": linear_cka(study.member_vectors(first, task), study.member_vectors(second, task)),
                     "strength_gap": abs(a.mean() - b.mean()),
-                    "gain": gain.estimate,
-                    "low": gain.low,
-                    "high": gain.high,
+                    **gain.named("gain"),
+                    "gain_p": gain.p(),
                     "queries": gain.queries,
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(verdict=corrected_verdicts(table, "gain"))
+
+
+def correlations(study: Study, pairs: pd.DataFrame, measures) -> pd.DataFrame:
+    """Rank correlation of each measure of ``complementarity`` with the gain, and its interval over pairs and tasks."""
+    found = {
+        name: rank_correlation(pairs[name], pairs["gain"], study.profile.resamples, study.profile.bootstrap_seed)
+        for name in measures
+    }
+    rows = [{"measure": name, **interval._asdict()} for name, interval in found.items()]
+    return pd.DataFrame(rows).rename(columns={"queries": "pairs"})
 
 
 def _overlap(first, second):
-    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(first, second, strict=True)]))
+    """Per query, the share of common documents in two lists of top documents."""
+    return np.array([len(set(a) & set(b)) / len(a) for a, b in zip(first, second, strict=True)])
 
 
 def forward_selection(study: Study) -> pd.DataFrame:
     """Greedy forward selection by macro-mean nDCG@10 on validation queries, weights tried for each new member.
 
-    Returns every trial: ``step``, ``member``, ``weight``, ``score`` (macro mean over tuning tasks), one column per task,
-    and ``chosen``. The first member has weight 1.
+    Returns every trial: ``step``, ``member``, ``weight``, ``score`` (macro mean over tuning tasks), ``gain`` over what
+    the step before chose (paired; none at the first step), one column per task, each with its interval, and ``chosen``.
+    The first member has weight 1.
     """
     cosines = {
         (model, task): member_scores(study, model, task, "validation")
         for model in study.profile.models
         for task in study.tuning_tasks
     }
-    joined = {task: 0.0 for task in study.tuning_tasks}
+    joined, before = {task: 0.0 for task in study.tuning_tasks}, None
     left, trials = list(study.profile.models), []
     for step in range(1, min(study.profile.max_members, len(left)) + 1):
         tried = []
         for member, weight in itertools.product(left, WEIGHTS if step > 1 else (1.0,)):
-            matrices = {task: joined[task] + weight**2 * cosines[member, task] for task in study.tuning_tasks}
             found = {
-                task: study.evaluator(task, "validation")(matrix)["ndcg_at_10"].mean()
-                for task, matrix in matrices.items()
+                task: study.evaluator(task, "validation")(joined[task] + weight**2 * cosines[member, task])
+                for task in study.tuning_tasks
             }
-            tried.append(
-                {"step": step, "member": member, "weight": weight, "score": np.mean(list(found.values())), **found}
-            )
-        best = max(tried, key=lambda trial: trial["score"])
-        trials += [trial | {"chosen": trial is best} for trial in tried]
-        joined = {task: joined[task] + best["weight"] ** 2 * cosines[best["member"], task] for task in joined}
-        left.remove(best["member"])
+            scored = {task: metrics["ndcg_at_10"].to_numpy() for task, metrics in found.items()}
+            tried.append(({"step": step, "member": member, "weight": weight}, scored))
+        rows = [labels | _validation_columns(study, scored, before) for labels, scored in tried]
+        best = max(range(len(rows)), key=lambda number: rows[number]["score"])
+        trials += [row | {"chosen": number == best} for number, row in enumerate(rows)]
+        (labels, before) = tried[best]
+        share = labels["weight"] ** 2
+        joined = {task: joined[task] + share * cosines[labels["member"], task] for task in joined}
+        left.remove(labels["member"])
     return pd.DataFrame(trials)
+
+
+def _validation_columns(study, scored, before):
+    """Macro mean of per-query scores, its gain over those of the step before, and the mean of each task, with intervals."""
+    each = list(scored.values())
+    gain = Interval(*[np.nan] * 3, 0) if before is None else study.interval("difference", each, list(before.values()))
+    columns = study.interval("mean", each).named("score") | gain.named("gain")
+    for task, values in scored.items():
+        columns |= study.interval("mean", values).named(task)
+    return columns
 
 
 def published_pairs(published: pd.DataFrame, task_names: list[str]) -> pd.DataFrame:
@@ -137,10 +163,11 @@ def published_pairs(published: pd.DataFrame, task_names: list[str]) -> pd.DataFr
 def tune_lexical(study: Study) -> pd.DataFrame:
     """Validation nDCG@10 (macro mean) of lexical encoders, alone and joined with the large model at equal weight.
 
-    Empty where the profile has no lexical member. Variants differ from the profile in n-grams, dims or nonzeros.
+    No rows where the profile has no lexical member. Variants differ from the profile in n-grams, dims or nonzeros;
+    ``difference`` is paired, the joined score against that of the profile's variant, which is the first row.
     """
     if "lexical" not in study.profile.models:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=["ngrams", "dims", "nonzeros", "alone", "joined", "in_profile"])
     spec = study.profile.lexical
     changes = [
         {},
@@ -152,44 +179,72 @@ def tune_lexical(study: Study) -> pd.DataFrame:
     variants = {
         variant.model_dump_json(): variant for variant in (spec.model_copy(update=change) for change in changes)
     }
-    rows = []
+    rows, reference = [], None
     for variant in variants.values():
-        model = BUILDERS["lexical"](
-            study.profile.model_copy(update={"lexical": variant}), lambda: study.corpora, study.cache
-        )
-        alone, joined = [], []
-        for task in study.tuning_tasks:
-            judge = study.evaluator(task, "validation")
-            queries = embed(model, study.texts(task, "validation"), study.cache, "query")
-            matrix = normalise(queries) @ normalise(embed(model, study.texts(task), study.cache)).T
-            alone.append(judge(matrix)["ndcg_at_10"].mean())
-            joined.append(
-                judge(matrix + member_scores(study, study.profile.large_model, task, "validation"))["ndcg_at_10"].mean()
-            )
+        alone, joined = _lexical_scores(study, variant)
+        reference = joined if reference is None else reference
+        difference = study.interval("difference", joined, reference)
         rows.append(
             {
                 "ngrams": f"{variant.ngrams[0]}-{variant.ngrams[1]}",
                 "dims": variant.dims,
                 "nonzeros": variant.nonzeros,
-                "alone": np.mean(alone),
-                "joined": np.mean(joined),
+                **study.interval("mean", alone).named("alone"),
+                **study.interval("mean", joined).named("joined"),
+                **difference.named("difference"),
+                "difference_p": np.nan if joined is reference else difference.p(),
+                "queries": difference.queries,
+                "in_profile": variant == spec,
             }
         )
-        rows[-1]["in_profile"] = variant == spec
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["verdict"] = corrected_verdicts(table, "difference")
+    table.loc[table["in_profile"], "verdict"] = "reference"
+    return table
+
+
+def _lexical_scores(study, variant):
+    """Validation nDCG@10 per tuning task and query of a lexical encoder: alone, and joined with the large model."""
+    profile = study.profile.model_copy(update={"lexical": variant})
+    model = BUILDERS["lexical"](profile, lambda: study.corpora, study.cache)
+    alone, joined = [], []
+    for task in study.tuning_tasks:
+        queries = normalise(embed(model, study.texts(task, "validation"), study.cache, "query"))
+        matrix = queries @ normalise(embed(model, study.texts(task), study.cache)).T
+        large = member_scores(study, study.profile.large_model, task, "validation")
+        for scores, cosines in ((alone, matrix), (joined, matrix + large)):
+            scores.append(study.evaluator(task, "validation")(cosines)["ndcg_at_10"].to_numpy())
+    return alone, joined
+
+
+def tuning_note(study: Study, tuning: pd.DataFrame) -> str:
+    """What ``tune_lexical`` found, in two sentences."""
+    if tuning.empty:
+        return "This profile has no lexical member."
+    chosen, best = tuning[tuning["in_profile"]].iloc[0], tuning.sort_values("joined").iloc[-1]
+    uses = (
+        f"The profile uses n-grams {chosen['ngrams']} in {chosen['dims']} dims: {chosen['joined']:.3f} joined with "
+        f"{study.profile.large_model}. "
+    )
+    if best["in_profile"]:
+        return uses + "No row tried is above it."
+    return uses + (
+        f"The best row tried ({best['ngrams']}, {best['dims']} dims) reaches {best['joined']:.3f}, {best['difference']:+.3f} "
+        f"[{best['difference_low']:+.3f}, {best['difference_high']:+.3f}]; {best['verdict']} after Holm's correction."
+    )
 
 
 def partners(study: Study) -> pd.DataFrame:
     """The large model joined with each other candidate, all of the same dims, each at its best weight on validation.
 
     The lexical encoder is fitted anew with as many dims as the widest neural candidate. Rows per task and partner:
-    validation score (macro mean), weight, nDCG@10 with interval, paired difference of the lexical join to this one.
+    weight, validation score (macro mean) and nDCG@10 with intervals, paired ``difference`` of the lexical join to this one.
     Runs: ``large model + lexical hash``, ``large model + best neural partner`` (best on validation).
     """
     large = study.profile.large_model
     others = [name for name in study.profile.models if name != large]
     if "lexical" not in others or len(others) < 2:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=["task", "partner", "dims", "weight", "validation"])
     widths = {name: study.member_vectors(name, "calibration").shape[1] for name in others if name != "lexical"}
     widths["lexical"] = dims = max(widths.values())
     spec = study.profile.lexical.model_copy(update={"dims": dims})
@@ -210,31 +265,26 @@ def partners(study: Study) -> pd.DataFrame:
     chosen = {}
     for name in others:
         trials = {
-            weight: np.mean([score(name, weight, task, "validation").mean() for task in study.tuning_tasks])
+            weight: study.interval("mean", [score(name, weight, task, "validation") for task in study.tuning_tasks])
             for weight in WEIGHTS
         }
-        weight = max(trials, key=trials.get)
+        weight = max(trials, key=lambda weight: trials[weight].estimate)
         tests = {task: score(name, weight, task, "test") for task in study.tasks}
         chosen[name] = (weight, trials[weight], tests)
-    neural = max((name for name in others if name != "lexical"), key=lambda name: chosen[name][1])
+    neural = max((name for name in others if name != "lexical"), key=lambda name: chosen[name][1].estimate)
     study.record("large model + lexical hash", chosen["lexical"][2])
     study.record("large model + best neural partner", chosen[neural][2])
     rows = []
     for name, (weight, validation, tests) in chosen.items():
         for task, values in tests.items():
             difference = study.interval("difference", chosen["lexical"][2][task], values)
-            named = {"lexical_minus_this": difference.estimate, "difference_low": difference.low}
-            named |= {"difference_high": difference.high}
-            interval = study.interval("mean", values)
-            rows.append(
-                {
-                    "task": task,
-                    "partner": name,
-                    "dims": widths[name],
-                }
-                | {"weight": weight, "validation": validation, **interval._asdict(), **named}
-            )
-    return pd.DataFrame(rows)
+            labels = {"task": task, "partner": name, "dims": widths[name], "weight": weight}
+            measured = validation.named("validation") | study.interval("mean", values)._asdict()
+            rows.append(labels | measured | difference.named("difference"))
+            rows[-1]["difference_p"] = np.nan if name == "lexical" else difference.p()
+    table = pd.DataFrame(rows)
+    table["verdict"] = corrected_verdicts(table, "difference")
+    return table
 
 
 def member_seeds(study: Study, names: tuple[str, ...] = ("lexical", "static")) -> pd.DataFrame:
@@ -247,6 +297,6 @@ def member_seeds(study: Study, names: tuple[str, ...] = ("lexical", "static")) -
             for task in study.tasks:
                 queries = normalise(embed(model, study.texts(task, "test"), study.cache, "query"))
                 matrix = queries @ normalise(embed(model, study.texts(task), study.cache)).T
-                found = study.evaluator(task)(matrix)["ndcg_at_10"]
-                rows.append({"task": task, "model": name, "seed": profile.seed, "ndcg_at_10": found.mean()})
-    return pd.DataFrame(rows)
+                found = study.interval("mean", study.evaluator(task)(matrix)["ndcg_at_10"].to_numpy())
+                rows.append({"task": task, "model": name, "seed": profile.seed, **found._asdict()})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "model", "seed", "estimate"])

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, norm
+from scipy.stats import bootstrap, norm, spearmanr
 
 from ccq_utils.errors import StudyError
 
@@ -19,6 +19,10 @@ class Interval(NamedTuple):
     low: float
     high: float
     queries: int
+
+    def named(self, name: str) -> dict[str, float]:
+        """The estimate and its ends as columns ``name``, ``name_low`` and ``name_high`` of a table."""
+        return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}
 
     def excludes(self, value: float) -> bool:
         """Whether the interval lies wholly on one side of ``value``; only then is a difference called real."""
@@ -116,6 +120,26 @@ def macro_interval(value, sizes: list[int], resamples: int, seed: int, resample_
     return Interval(estimate, float(low), float(high), sum(sizes))
 
 
+def rank_correlation(x, y, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Spearman's rank correlation of two columns with its 95 % percentile bootstrap interval, rows resampled."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+
+    def value(x, y, axis=-1):
+        return spearmanr(x, y).statistic
+
+    result = bootstrap(
+        (x, y),
+        value,
+        paired=True,
+        vectorized=False,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return Interval(value(x, y), float(low), float(high), len(x))
+
+
 def _combine(statistic, ours, theirs):
     if statistic == "mean":
         return ours
@@ -142,14 +166,16 @@ def verdict(interval: Interval, value: float = 0.0, above: str = "better", below
 def corrected_verdicts(table, name: str) -> list[str]:
     """Verdicts of a column of differences; what Holm's correction for the number of rows does not bear is not called real.
 
-    The table holds ``name``, ``name_low``, ``name_high`` and ``name_p``; rows without a p-value compare nothing.
+    The table holds ``name``, ``name_low``, ``name_high`` and ``name_p`` (``low``, ``high`` and ``p`` where the name is
+    ``estimate``); rows without a p-value compare nothing.
     """
-    tested = table[f"{name}_p"].notna().to_numpy()
+    low, high, p_name = (part if name == "estimate" else f"{name}_{part}" for part in ("low", "high", "p"))
+    tested = table[p_name].notna().to_numpy()
     p_values = np.ones(len(table))
-    p_values[tested] = holm(table.loc[tested, f"{name}_p"])
+    p_values[tested] = holm(table.loc[tested, p_name])
     words = []
     for row, p, compared in zip(table.itertuples(), p_values, tested, strict=True):
-        interval = Interval(getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"), row.queries)
+        interval = Interval(getattr(row, name), getattr(row, low), getattr(row, high), row.queries)
         found = verdict(interval)
         words.append(found if p < LEVEL or not compared else "no difference seen")
     return words

@@ -21,7 +21,7 @@ from ccq_utils.embed import embed
 from ccq_utils.errors import StudyError
 from ccq_utils.evaluate import Evaluator
 from ccq_utils.models import load_models
-from ccq_utils.profile import load_profile
+from ccq_utils.profile import TEXT_PARTS, load_profile
 from ccq_utils.stats import Interval, paired_interval
 from ccq_utils.tasks import Task
 
@@ -32,9 +32,9 @@ STEPS = {
     "04": "04_calibrate_quantization",
     "05": "05_stress_tests",
     "06": "06_open_questions",
+    "07": "07_take_it_home",
 }
 SPLITS = ("validation", "test")
-TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
 
 
 class Study:
@@ -43,7 +43,7 @@ class Study:
     Parameters
     ----------
     profile : profile name or path of a YAML file
-    step : the notebook's number, ``01`` to ``06``; its tables and figures carry it
+    step : the notebook's number, ``01`` to ``07``; its tables and figures carry it
     output : folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``
     """
 
@@ -67,9 +67,10 @@ class Study:
         return {spec.name: self._task(spec) for spec in self.profile.tasks}
 
     def _task(self, spec):
-        if not spec.source.startswith("docstrings"):
+        if spec.source.startswith("beir:"):
             return tasks.load_task(spec, self.profile.seed)
-        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
+        libraries = ["mteb"] if spec.source.startswith("mteb:") else spec.libraries  # mteb's version pins the revision
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(libraries)}
 
         def build(folder):
             task = tasks.load_task(spec, self.profile.seed)
@@ -83,7 +84,7 @@ class Study:
     def corpora(self) -> Corpora:
         """Training, calibration and validation text without judgements."""
         spec = self.profile.training
-        if spec.source != "docstrings":
+        if spec.source.startswith("jsonl:"):
             return load_corpora(spec, self.profile.seed)
         key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
 
@@ -174,9 +175,11 @@ class Study:
     # ---- statistics ---------------------------------------------------------------------------------------------
 
     def interval(self, statistic: str, measured, reference=None) -> Interval:
-        """``paired_interval`` with the profile's resamples and seed; one array of per-query scores, or one per task."""
+        """``paired_interval`` with the profile's resamples and seed of the bootstrap; per-query scores, or a list by task."""
         wrap = lambda scores: scores if isinstance(scores, list) or scores is None else [scores]  # noqa: E731
-        return paired_interval(statistic, wrap(measured), wrap(reference), self.profile.resamples, self.profile.seed)
+        return paired_interval(
+            statistic, wrap(measured), wrap(reference), self.profile.resamples, self.profile.bootstrap_seed
+        )
 
     # ---- outputs ------------------------------------------------------------------------------------------------
 
@@ -194,13 +197,16 @@ class Study:
 
         Parameters
         ----------
-        run : its name; ``name #0``, ``name #1`` ... for what is repeated over seeds
-        scores : task -> one score per test query, in the order of the task's evaluator; the table's column ``query``
-            is the position among the sorted ids of the task's test queries
+        run : its name
+        scores : task -> one score per test query, in the order of the task's evaluator, or ``(seeds, queries)`` of what
+            was repeated: kept as runs ``name #0``, ``name #1`` ...; the table's column ``query`` is the position among
+            the sorted ids of the task's test queries
         """
         index = [(task, query) for task in scores for query in range(len(self.evaluator(task).query_ids))]
-        values = np.concatenate(list(scores.values())).astype(np.float32)
-        self._runs[run] = pd.Series(values, pd.MultiIndex.from_tuples(index, names=["task", "query"]))
+        index = pd.MultiIndex.from_tuples(index, names=["task", "query"])
+        values = np.concatenate(list(scores.values()), axis=-1).astype(np.float32)
+        for seed, each in enumerate(np.atleast_2d(values)):
+            self._runs[f"{run} #{seed}" if values.ndim > 1 else run] = pd.Series(each, index)
         with writing_to(self.results):
             self.results.mkdir(parents=True, exist_ok=True)
             partial = self.results / f".{self.step}_queries.partial"
@@ -218,7 +224,8 @@ class Study:
         if not path.is_file():
             step = STEPS.get(name[:2], "the notebook that writes it")
             raise StudyError(
-                f"table {name}.csv of profile {self.profile.name!r} is missing; run {step} first (ccq run --only {name[:2]})"
+                f"table {name}.csv of profile {self.profile.name!r} is missing; run {step} first"
+                f" (ccq run --profile {self.profile.name} --only {name[:2]})"
             )
         return pd.read_csv(path)
 
@@ -231,7 +238,7 @@ class Study:
 def quiet() -> None:
     """Progress bars and load reports of libraries stay out of executed notebooks; their errors do not."""
     warnings.filterwarnings("ignore", message=".*IProgress not found.*")
-    for name in ("sentence_transformers", "transformers", "datasets", "model2vec", "httpx"):
+    for name in ("sentence_transformers", "transformers", "datasets", "model2vec", "httpx", "mteb", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

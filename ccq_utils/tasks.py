@@ -1,4 +1,4 @@
-"""Retrieval tasks: a corpus, queries and graded judgements, from docstrings or from a BEIR folder.
+"""Retrieval tasks: a corpus, queries and graded judgements, from docstrings, a BEIR folder or mteb.
 
 A ``Task`` is plain data. ``mteb_tasks.as_mteb`` gives the same task to mteb; ``evaluate`` scores vectors on it.
 """
@@ -16,6 +16,7 @@ import scipy.sparse as sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from ccq_utils import hub
 from ccq_utils.docstrings import read_library
 from ccq_utils.errors import StudyError
 from ccq_utils.profile import TaskSpec
@@ -55,7 +56,7 @@ class Task:
     exclude_self: bool = False
     allow_missing: bool = False
     licence: str = "not specified"
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self):
         _check(self)
@@ -87,11 +88,14 @@ def load_task(spec: TaskSpec, seed: int) -> Task:
 
     Raises
     ------
-    StudyError : a library is missing, a BEIR file is missing or malformed, a judgement names no document.
+    StudyError : a library is missing, a BEIR file is missing or malformed, a judgement names no document, mteb's data
+        cannot be had.
     """
     kind, _, rest = spec.source.partition(":")
     if kind == "beir":
         return _beir_task(spec, Path(rest), seed)
+    if kind == "mteb":
+        return _mteb_task(spec, rest, seed)
     return _docstring_task(spec, rest, seed)
 
 
@@ -183,13 +187,36 @@ def _beir_task(spec, folder, seed):
     }
     queries = {name: row["text"] for name, row in _read_texts(folder / "queries.jsonl", spec.name).items()}
     test = _read_qrels(folder / "qrels" / "test.tsv", spec.name)
-    tuning = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
-    validation = {}
-    if tuning is not None and spec.validation_queries:
-        validation = {query: grades for query, grades in _read_qrels(tuning, spec.name).items() if query not in test}
-        chosen = _sample(sorted(validation), spec.validation_queries, seed)
-        validation = {query: validation[query] for query in chosen}
+    path = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
+    tuning = _read_qrels(path, spec.name) if path is not None and spec.validation_queries else {}
+    validation = _validation(spec, test, tuning, seed)
     return _sampled(spec, documents, queries, {**test, **validation}, seed, {}, validation=frozenset(validation))
+
+
+def _mteb_task(spec, name, seed):
+    """A task of mteb by mteb's rules: own document excluded where it does so, judgements of missing documents kept.
+
+    Documents without text (FiQA has some) are dropped, for no model gives them a meaning; one that is judged relevant
+    counts as never found.
+    """
+    task, test, extra = hub.retrieval_task(name, bool(spec.validation_queries))
+    splits = {split: task.dataset["default"][split] for split in (test, extra) if split}
+    corpus = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
+    documents = {document: text for document, text in corpus.items() if text}
+    queries = {row["id"]: row["text"] for held in splits.values() for row in held["queries"]}
+    judged = splits[test]["relevant_docs"]
+    validation = _validation(spec, judged, splits[extra]["relevant_docs"] if extra else {}, seed)
+    dropped = len(corpus) - len(documents)
+    notes = {"revision": task.metadata.dataset["revision"], "empty_documents_dropped": dropped}
+    spec = spec.model_copy(update={"exclude_self": task.ignore_identical_ids, "allow_missing": True})
+    licence = task.metadata.license or "not specified"
+    return _sampled(spec, documents, queries, {**judged, **validation}, seed, notes, frozenset(validation), licence)
+
+
+def _validation(spec, test, tuning, seed):
+    """Judgements to choose by: a sample of the split for tuning without the queries of the test split."""
+    tuning = {query: grades for query, grades in tuning.items() if query not in test}
+    return {query: tuning[query] for query in _sample(sorted(tuning), spec.validation_queries, seed)}
 
 
 def _sampled(spec, documents, queries, qrels, seed, notes, validation=None, licence="not specified"):

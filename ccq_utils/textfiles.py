@@ -45,3 +45,53 @@ def read_jsonl(path: Path, owner: str, holds: str, keys: tuple[str, ...]) -> Ite
         if missing:
             raise StudyError(f"{owner}: {path.name} line {number} is not a JSON object with {', '.join(missing)}")
         yield row
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Texts by id of a ``.jsonl`` file: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before the text.
+
+    Raises
+    ------
+    StudyError : a missing file, a malformed line, an id that stands twice, a text without a word, no text at all.
+    """
+    owner, found = f"texts {path.name}", {}
+    for row in read_jsonl(path, owner, "give a file with one JSON object with 'id' and 'text' per line", ("text",)):
+        name = str(row.get("_id", row.get("id", "")))
+        if not name or name in found:
+            raise StudyError(
+                f"{owner}: object {len(found) + 1} has {'no id' if not name else f'the id {name!r} again'}"
+            )
+        found[name] = _joined(row, f"{owner}: text {name!r}")
+    if not found:
+        raise StudyError(f"{owner} holds no text; give one JSON object with 'id' and 'text' per line")
+    return found
+
+
+def _joined(row, owner):
+    parts = [row.get("title") or "", row["text"]]
+    if not all(isinstance(part, str) for part in parts) or not " ".join(parts).strip():
+        raise StudyError(f"{owner} is {row['text']!r:.60}; give a string with at least one word, or leave it out")
+    return " ".join(parts).strip()
+
+
+def read_folder(folder: Path, suffixes: tuple[str, ...] = (".txt", ".md", ".rst")) -> dict[str, str]:
+    """Text files below a folder by their path in it; files without a word are left out.
+
+    Raises
+    ------
+    StudyError : no such folder, no text in it, or a file that is not UTF-8.
+    """
+    folder, found = Path(folder).expanduser(), {}
+    if not folder.is_dir():
+        raise StudyError(f"there is no folder {folder}; give one that holds text files")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix.lower() in suffixes:
+            try:
+                text = path.read_text(encoding="utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise StudyError(f"text file {path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+            if text:
+                found[path.relative_to(folder).as_posix()] = text
+    if not found:
+        raise StudyError(f"folder {folder} holds no text file ({', '.join(suffixes)})")
+    return found

@@ -1,22 +1,23 @@
 """Holds a run's tables and claims against the committed ones, row by row (``ccq verify``).
 
-Each row is ``OK`` (every number within its tolerance), ``close`` (within three times it) or ``DIFFERENT``. Tolerances and
-the spread that justifies them stand in ``data/tolerances.yaml``.
+Each row is ``OK`` (every number within its tolerance), ``close`` (within three times it, or a verdict that turned because
+its number did so near a threshold) or ``DIFFERENT``. How far a number may move is the subject of ``tolerances``.
 """
 
 import hashlib
 import json
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ccq_utils import ledger, paths, run_report
 from ccq_utils.errors import StudyError
+from ccq_utils.stats import LEVEL
+from ccq_utils.tolerances import allowed, is_p_value, read_spread
 
-TOLERANCES = paths.ROOT / "data" / "tolerances.yaml"
+FINDINGS = ("verdict", "note", "reached", "better_fitted_on", "best_other", "better_than_ours", "weights")
+"""Columns of words that follow from numbers, and may turn where a number moves within its tolerance."""
 CLOSE = 3.0
 WORDS = ("OK", "close", "DIFFERENT")
 SHOWN = 12
@@ -29,7 +30,7 @@ def verify(profile: str, run: Path) -> pd.DataFrame:
     Returns
     -------
     One row per table row: ``table``, ``row`` (what it is about), ``status``, ``column`` (the one furthest off),
-    ``committed``, ``measured``, ``difference``.
+    ``committed``, ``measured``, ``difference``, ``cause`` (the most likely one; empty where the row is OK).
 
     Raises
     ------
@@ -39,31 +40,48 @@ def verify(profile: str, run: Path) -> pd.DataFrame:
     for folder in (committed, fresh):
         if not list(folder.glob("[0-9][0-9]_*.csv")):
             raise StudyError(f"no tables in {run_report.shown(folder)}; run `ccq run --profile {profile}` first")
-    rules = yaml.safe_load(TOLERANCES.read_text(encoding="utf-8"))
+    spread = read_spread()
     parts = [_edited(committed), _recomputed(committed)]
-    for path in sorted(committed.glob("[0-9][0-9]_*.csv")):
-        other = fresh / path.name
-        found = compare(pd.read_csv(path), pd.read_csv(other), path.stem, rules) if other.is_file() else _missing(path)
-        parts.append(found)
-    return pd.concat(parts, ignore_index=True)
+    names = {path.name for folder in (committed, fresh) for path in folder.glob("[0-9][0-9]_*.csv")}
+    for name in sorted(names):
+        left, right = committed / name, fresh / name
+        if left.is_file() and right.is_file():
+            parts.append(compare(pd.read_csv(left), pd.read_csv(right), left.stem, spread))
+        else:
+            where = "the run" if left.is_file() else "the committed tables; `ccq publish` it"
+            parts.append(pd.DataFrame([_row(left.stem, "whole table", 2, f"table is missing from {where}")]))
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(cause=_causes(found, committed, fresh))
 
 
-def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, rules: list[dict]) -> pd.DataFrame:
-    """Row-by-row comparison of two versions of one table; rows are matched by their columns that are no measurements."""
-    columns = [name for name in committed if name in measured]
-    numbers = [name for name in columns if committed[name].dtype.kind == "f" or measured[name].dtype.kind == "f"]
-    words = [name for name in columns if name in ("verdict", "note") or name.endswith("_verdict")]
-    keys = [name for name in columns if name not in numbers + words]
-    left, right = (_by_label(frame, keys) for frame in (committed, measured))
+def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, spread: pd.DataFrame | float) -> pd.DataFrame:
+    """Row-by-row comparison of two versions of one table; rows are matched by their columns that are no measurements.
+
+    Parameters
+    ----------
+    spread : what ``tolerances.read_spread`` gives, or one relative tolerance for all columns
+    """
+    numbers, words, left, right = _matched(committed, measured)
+    may_move = dict(zip(left, _by_row(committed, numbers, table, spread), strict=True))
     rows = []
     for label in dict.fromkeys([*left, *right]):
         about = ", ".join(label[:-1])
         if label in left and label in right:
-            rows.append(_compare_row(table, about, left[label], right[label], numbers, words, rules))
+            rows.append(_compare_row(table, about, left[label], right[label], may_move[label], words))
         else:
             where = "run" if label in left else "committed table"
             rows.append(_row(table, about, 2, f"row is missing from the {where}"))
     return pd.DataFrame(rows)
+
+
+def _matched(committed, measured):
+    """Columns of measurements and of verdicts, and the rows of both sides by what they are about."""
+    columns = [name for name in committed if name in measured]
+    floats = [name for name in columns if committed[name].dtype.kind == "f" or measured[name].dtype.kind == "f"]
+    words = [name for name in columns if name in FINDINGS or name.endswith("_verdict") or is_p_value(name)]
+    numbers = [name for name in floats if name not in words]
+    keys = [name for name in columns if name not in numbers + words]
+    return numbers, words, *(_by_label(frame, keys) for frame in (committed, measured))
 
 
 def _by_label(frame, keys):
@@ -76,20 +94,28 @@ def _by_label(frame, keys):
     return rows
 
 
-def _compare_row(table, about, old, new, numbers, words, rules):
+def _by_row(committed, numbers, table, spread):
+    """Per row, how far each of its numbers may move."""
+    found = {name: allowed(committed, name, table, spread) for name in numbers}
+    return [{name: values[row] for name, values in found.items()} for row in range(len(committed))]
+
+
+def _compare_row(table, about, old, new, may_move, words):
     worst, name = 0.0, ""
-    for column in numbers:
-        off = _distance(old[column], new[column], _tolerance(table, column, rules))
+    for column, most in may_move.items():
+        off = _distance(old[column], new[column]) / most
         if off > worst:
             worst, name = off, column
     status = 0 if worst <= 1 else 1 if worst <= CLOSE else 2
-    changed = next((word for word in words if _text(old[word]) != _text(new[word])), None)
+    changed = next((word for word in words if _finding(word, old[word]) != _finding(word, new[word])), None)
     if changed and status < 2:  # a verdict may turn where a number within its tolerance crosses a threshold
         return _row(table, about, 1, changed, old[changed], new[changed])
     return _row(table, about, status, name, old[name] if name else None, new[name] if name else None)
 
 
-def _text(value):
+def _finding(column, value):
+    if is_p_value(column):
+        return value < LEVEL
     return "" if pd.isna(value) else str(value)  # an empty note comes back from a CSV as NaN
 
 
@@ -100,23 +126,32 @@ def _row(table, about, status, column="", old=None, new=None):
     return found | {"committed": old, "measured": new, "difference": difference}
 
 
-def _distance(old, new, tolerance):
-    """How many tolerances apart two numbers are."""
+def _distance(old, new):
     if pd.isna(old) or pd.isna(new):
         return 0.0 if pd.isna(old) and pd.isna(new) else np.inf
-    allowed = tolerance.get("absolute", 0.0) + tolerance.get("relative", 0.0) * abs(old)
-    return abs(new - old) / max(allowed, 1e-12)
+    return abs(new - old)
 
 
-def _tolerance(table, column, rules):
-    for entry in rules:
-        if fnmatch(table, entry["table"]) and fnmatch(column, entry["column"]):
-            return entry
-    raise StudyError(f"{TOLERANCES.name} has no entry for column {column!r} of table {table!r}; add one")
+def measure_spread(profile: str, runs: dict[str, list[Path]]) -> pd.DataFrame:
+    """The largest difference of each column between the committed tables and runs that should give the same.
 
-
-def _missing(path):
-    return pd.DataFrame([_row(path.stem, "whole table", 2, "table is missing from the run")])
+    Parameters
+    ----------
+    runs : cause (``threads``, ``bootstrap``) -> finished runs that differ from the committed one in that alone
+    """
+    rows = []
+    for path in sorted(paths.results_folder(profile).glob("[0-9][0-9]_*.csv")):
+        committed, found = pd.read_csv(path), {}
+        for cause, folders in runs.items():
+            for folder in folders:
+                numbers, _, left, right = _matched(committed, pd.read_csv(folder / "results" / path.name))
+                for column in numbers:
+                    off = [_distance(left[label][column], right[label][column]) for label in left if label in right]
+                    off = max((value for value in off if np.isfinite(value)), default=0.0)
+                    found[column, cause] = max(off, found.get((column, cause), 0.0))
+        for column in dict.fromkeys(column for column, _ in found):
+            rows.append({"table": path.stem, "column": column} | {cause: found[column, cause] for cause in runs})
+    return pd.DataFrame(rows)
 
 
 def _edited(committed):
@@ -138,36 +173,57 @@ def _recomputed(committed):
     path = committed / "06_claims.csv"
     if not path.is_file():
         return pd.DataFrame()
-    exact = [{"table": "*", "column": "*", "absolute": 1e-5, "relative": 1e-5}]
     again = ledger.verdicts(committed)
-    return compare(pd.read_csv(path), again, "06_claims, recomputed", exact)
+    return compare(pd.read_csv(path), again, "06_claims, recomputed", 1e-5)
 
 
-def likely_causes(committed: Path, fresh: Path) -> list[str]:
-    """What differs between the two runs' reports and texts, the most telling first."""
-    reports = [json.loads((folder / run_report.NAME).read_text(encoding="utf-8")) for folder in (committed, fresh)]
+def _causes(found, committed, fresh):
+    """The most likely cause of each row that is not OK: what is known of its table or its task, else of the whole run."""
+    edited = {Path(row.table).stem for row in _edited(committed).itertuples() if row.status != WORDS[0]}
+    texts, whole = _changed_texts(committed, fresh), "; ".join(_changed_conditions(committed, fresh))
     causes = []
-    texts = [pd.read_csv(folder / "01_tasks.csv").set_index("task")["sha256"] for folder in (committed, fresh)]
-    changed = [task for task in texts[0].index if texts[1].get(task) != texts[0][task]]
-    if changed:
-        causes.append(
-            f"other text: the sha256 of {', '.join(changed)} differs (another library version or another corpus)"
-        )
+    for row in found.itertuples():
+        task = next((task for task in texts if task in row.row.split(", ")), None)
+        if row.status == WORDS[0]:
+            causes.append("")
+        elif Path(row.table.split(",")[0]).stem in edited:
+            causes.append("committed table was changed since its run")
+        elif task or (texts and "macro mean" in row.row):
+            causes.append(f"other text: the sha256 of {task or ', '.join(texts)} differs (another library or corpus)")
+        else:
+            causes.append(whole or "none is seen in the run reports: same text, versions, threads and processor")
+    return causes
+
+
+def _changed_texts(committed, fresh):
+    """Tasks whose texts have another sha256 in the other run."""
+    old, new = (
+        pd.read_csv(path).set_index("task")["sha256"] if path.is_file() else pd.Series(dtype=str)
+        for path in (folder / "01_tasks.csv" for folder in (committed, fresh))
+    )
+    return [task for task in old.index if task in new.index and new[task] != old[task]]
+
+
+def _changed_conditions(committed, fresh):
+    """What differs between the two runs' reports, the most telling first."""
+    reports_at = [folder / run_report.NAME for folder in (committed, fresh)]
+    reports = [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in reports_at]
+    if not all(reports):
+        return ["a run report is missing"]
     old, new = (report.get("packages", {}) for report in reports)
     versions = [f"{name} {old[name]} -> {new.get(name)}" for name in old if new.get(name) != old[name]]
-    if versions:
-        causes.append(f"other library versions: {', '.join(versions)}")
+    found = [f"other library versions: {', '.join(versions)}"] if versions else []
     for key, words in (
         ("threads", "other thread count"),
         ("processor", "another processor"),
         ("python", "another Python"),
     ):
         if reports[0].get(key) != reports[1].get(key):
-            causes.append(f"{words}: {reports[0].get(key)} -> {reports[1].get(key)}")
-    return causes or ["no cause is seen in the run reports: same text, versions, threads and processor"]
+            found.append(f"{words}: {reports[0].get(key)} -> {reports[1].get(key)}")
+    return found
 
 
-def show(found: pd.DataFrame, causes: list[str]) -> int:
+def show(found: pd.DataFrame) -> int:
     """Print the comparison; returns 1 where a row is DIFFERENT, else 0."""
     counts = found.groupby(["table", "status"], sort=False).size().unstack(fill_value=0)
     print(counts.reindex(columns=WORDS, fill_value=0).to_string())
@@ -175,11 +231,9 @@ def show(found: pd.DataFrame, causes: list[str]) -> int:
     for row in worst.head(SHOWN).itertuples():
         number = "" if pd.isna(row.difference) else f" ({row.difference:+.4g})"
         values = "" if row.committed is None else f": committed {row.committed}, measured {row.measured}{number}"
-        print(f"DIFFERENT {row.table} [{row.row}] {row.column}{values}")
+        print(f"DIFFERENT {row.table} [{row.row}] {row.column}{values}; likely cause: {row.cause}")
     if len(worst) > SHOWN:
         print(f"... and {len(worst) - SHOWN} more")
     total = found["status"].value_counts()
     print("\n" + ", ".join(f"{total.get(word, 0)} {word}" for word in WORDS))
-    if len(worst):
-        print("most likely cause: " + "; ".join(causes))
     return int(bool(len(worst)))

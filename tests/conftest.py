@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and faiss bring an OpenMP
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from ccq_utils.cache import Cache
@@ -59,3 +60,33 @@ def task(make_task):
 @pytest.fixture
 def cache(tmp_path):
     return Cache(tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def members(tmp_path_factory):
+    """Three small SentenceTransformers by name: a BERT of random weights that reads 16 tokens, with prompts and the first
+    token's vector; a static model of random token vectors; a lexical one.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from ccq_utils.lexical import LexicalEncoder
+    from ccq_utils.models import BUILDERS
+    from ccq_utils.profile import load_profile
+    from ccq_utils.static import new_static
+
+    folder = tmp_path_factory.mktemp("members")
+    wheel = BUILDERS["minilm"](load_profile("tiny"), None, Cache(folder)).folder()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(1)
+    BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(wheel).save_pretrained(folder)
+    reader = Transformer(str(folder), max_seq_length=16)
+    prompts = {"query": "ask: ", "document": "tell: "}
+    lexical = LexicalEncoder(features=2**12, dims=48).fit(["rain on the plain", "snow", "wind and weather"], seed=1)
+    return {
+        "reader": SentenceTransformer(modules=[reader, Pooling(32, "cls")], device="cpu", prompts=prompts),
+        "static": new_static(wheel / "tokenizer.json", 24, seed=2),
+        "lexical": SentenceTransformer(modules=[lexical], device="cpu"),
+    }

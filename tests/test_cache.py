@@ -97,13 +97,13 @@ def test_arrays_come_back_as_they_were(cache, random_vectors):
 def test_shards_survive(cache):
     for value in (1, 2, 3):
         cache.add_shard("store", {"x": np.full((2, 2), value, np.float32)})
-    assert sorted(shard["x"][0, 0] for shard in Cache(cache.folder).shards("store")) == [1, 2, 3]
+    assert sorted(shard.get_tensor("x")[0, 0] for shard in Cache(cache.folder).shards("store")) == [1, 2, 3]
 
 
 def test_shard_of_a_strided_array_is_stored_right(cache):
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     cache.add_shard("store", {"x": values.T})
-    assert np.array_equal(next(cache.shards("store"))["x"], values.T)
+    assert np.array_equal(next(cache.shards("store")).get_tensor("x"), values.T)
 
 
 def test_store_that_does_not_exist_has_no_shards(cache):
@@ -131,3 +131,12 @@ def test_unwritable_folder_is_one_clear_error_for_shards(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot write to"):
         Cache(tmp_path / "file").add_shard("store", {"x": np.zeros(1, np.float32)})
+
+
+def test_large_rows_lie_in_a_file_without_a_name_and_small_ones_in_memory(cache, monkeypatch):
+    monkeypatch.setattr("ccq_utils.cache.IN_MEMORY", 1000)
+    small, large = cache.rows(10, 5), cache.rows(100, 5)
+    large[:] = np.arange(500).reshape(100, 5)
+    assert small.shape == (10, 5) and small.base is None and type(large) is np.ndarray
+    assert isinstance(large.base, np.memmap) and large.dtype == np.float32 and large[99, 4] == 499
+    assert list(cache.folder.iterdir()) == []

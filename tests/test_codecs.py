@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ccq_utils.codecs import CODECS, LshCodec, PercentileCodec, PqCodec, make_codec, scores, widest
+from ccq_utils.codecs import CODECS, LshCodec, PercentileCodec, make_codec, scores, widest
 from ccq_utils.decoder import fit_pca
 from ccq_utils.errors import StudyError
 
@@ -95,7 +95,7 @@ def test_encoding_is_deterministic_for_a_seed(fitted, training, documents, name,
     assert np.array_equal(again.encode(documents), fitted[name, budget].encode(documents))
 
 
-@pytest.mark.parametrize("name", ["PCA, rotated", "decoder, rotated", "LSH", "PQ"])
+@pytest.mark.parametrize("name", ["PCA, rotated", "decoder, rotated", "LSH", "byte blocks"])
 def test_other_seed_gives_other_codes(fitted, training, documents, name):
     other = make_codec(name, DIMS, 12, fit_pca(training, 32), seed=6).fit(training)
     assert not np.array_equal(other.encode(documents), fitted[name, 12].encode(documents))
@@ -140,27 +140,6 @@ def test_lsh_distance_estimates_the_angle(queries, documents):
     assert np.abs(share - np.arccos(np.clip(queries @ documents.T, -1, 1)) / np.pi).max() < 0.05
 
 
-def test_pq_codes_and_decodes_as_its_codebooks_say(fitted, documents):
-    import faiss
-
-    codec = fitted["PQ", 4]
-    books = faiss.vector_to_array(codec.quantizer_.centroids).reshape(4, 256, -1)
-    parts = codec.project(documents).reshape(300, 4, -1)
-    distances = np.square(parts[:, :, None] - books[None]).sum(axis=3)
-    codes = codec.encode(documents)
-    assert np.mean(distances.argmin(axis=2) == codes) > 0.999  # float32 ties apart
-    expected = np.concatenate([books[part][codes[:, part]] for part in range(4)], axis=1)
-    assert np.array_equal(codec.decode(codes), expected)
-    assert np.array_equal(codec.decode(codes), codec.quantizer_.decode(codes))
-
-
-def test_pq_of_too_little_or_too_narrow_text_is_an_error(training):
-    with pytest.raises(StudyError, match="PQ of 4 bytes needs 4 dims and 256 vectors, got 48 and 255"):
-        PqCodec(4).fit(training[:255])
-    with pytest.raises(StudyError, match="PQ of 64 bytes needs 64 dims"):
-        PqCodec(64).fit(training)
-
-
 @pytest.mark.parametrize(
     ("in_dims", "budget", "expected"),
     [(64, 8, (64, 1)), (64, 4, (32, 1)), (64, 16, (64, 2)), (60, 16, (32, 4)), (8, 64, (8, 8))],
@@ -170,7 +149,7 @@ def test_widest_spends_the_budget_on_dims_first(in_dims, budget, expected):
 
 
 def test_unknown_codec_is_an_error_that_lists_the_known():
-    with pytest.raises(StudyError, match="unknown codec 'zip'; known: PCA, rotated, .*PQ"):
+    with pytest.raises(StudyError, match="unknown codec 'zip'; known: byte blocks, PCA, rotated, .*LSH"):
         make_codec("zip", DIMS, 4)
 
 

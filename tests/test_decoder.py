@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import entropy
 from sklearn.decomposition import TruncatedSVD
 
-from ccq_utils.decoder import Decoder, fit_pca, prefix_cosines, reconstruction_loss, similarity_loss, train_decoder
+from ccq_utils.decoder import (
+    Decoder,
+    fit_pca,
+    prefix_cosines,
+    ranking_loss,
+    reconstruction_loss,
+    similarity_loss,
+    train_decoder,
+)
 from ccq_utils.errors import StudyError
 
 
@@ -229,6 +239,39 @@ def test_weight_decay_makes_weights_smaller(training, validation):
     assert norms[1] < norms[0]
 
 
+def test_ranking_loss_is_the_divergence_of_the_other_texts_distributions(training):
+    inputs, outputs = torch.from_numpy(training[:12]), torch.from_numpy(training[20:32, :8])
+    found = 0.0
+    for stop in (4, 8):
+        student = torch.nn.functional.normalize(outputs[:, :stop], dim=1)
+        for row in range(12):
+            others = [other for other in range(12) if other != row]
+            teacher, learned = (
+                softmax(part[row].numpy() @ part[others].numpy().T / 0.05) for part in (inputs, student)
+            )
+            found += entropy(teacher, learned) / 24
+    assert ranking_loss(inputs, outputs, [4, 8]).item() == pytest.approx(found, rel=1e-4)
+    assert ranking_loss(inputs, inputs, [24]).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_near_pairs_weigh_more_than_far_ones(training):
+    inputs = torch.nn.functional.normalize(torch.from_numpy(training[:40]), dim=1)
+    cosines = inputs @ inputs.T
+    outputs = inputs[:, :12]
+    student = torch.nn.functional.normalize(outputs, dim=1)
+    off = (student @ student.T - cosines) ** 2
+    weights = np.exp(cosines.numpy() / 0.1)
+    expected = (weights * off.numpy()).sum() / weights.sum()
+    assert similarity_loss(inputs, outputs, [12], near=True).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["near pairs", "ranking"])
+def test_training_lowers_the_other_losses_too(training, validation, loss):
+    torch.manual_seed(1)
+    history = train_decoder(Decoder(24, 8), training, validation, **settings(epochs=10, loss=loss))
+    assert history["validation_loss"].min() < 0.8 * history["validation_loss"][0]
+
+
 def test_reconstruction_loss_of_pca_is_what_it_leaves_out(training):
     pca = fit_pca(training, 24)
     weight, values = pca.layers[0].weight.detach(), torch.from_numpy(training)
@@ -249,5 +292,7 @@ def test_pca_beats_a_trained_autoencoder_at_reconstruction_and_training_approach
 
 
 def test_unknown_loss_is_an_error(training, validation):
-    with pytest.raises(StudyError, match="unknown loss 'hinge'; accepted: similarity, reconstruction"):
+    with pytest.raises(
+        StudyError, match="unknown loss 'hinge'; accepted: similarity, near pairs, ranking, reconstruction"
+    ):
         train_decoder(random_decoder(), training, validation, **settings(loss="hinge"))

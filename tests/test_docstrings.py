@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from ccq_utils.docstrings import read_library
+from ccq_utils.docstrings import library_texts, read_library
 from ccq_utils.errors import StudyError
 
 NORM = '''
@@ -162,3 +162,12 @@ def test_entries_are_sorted_by_name(read):
 def test_missing_library_is_one_clear_error():
     with pytest.raises(StudyError, match="'no_such_library_here' is not installed"):
         read_library("no_such_library_here")
+
+
+def test_library_texts_hold_each_text_once(read):
+    copy = NORM.replace("def norm", "def length")
+    entries = read(NORM + copy.replace("Length of", "Size of") + NORM.replace("def norm", "def zzz"))
+    library = next(iter(entries.values())).library
+    found = library_texts(library)
+    assert len(entries) == 3 and len(set(found.values())) == len(found)
+    assert found[f"{library}.length"].startswith("Size of a vector.\n")

@@ -1,9 +1,17 @@
 """Encoding through the cache, with a fake model that counts what it encodes."""
 
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ccq_utils import embed as embed_module
+from ccq_utils import paths
 from ccq_utils.embed import embed, normalise
 from ccq_utils.errors import StudyError
 from ccq_utils.models import BaseModel
@@ -91,6 +99,54 @@ def test_interrupted_run_resumes_with_what_is_missing(model, cache, monkeypatch)
     again = base_model()
     assert embed(again, TEXTS, cache).tolist() == [vector(text) for text in TEXTS]
     assert len(again.model.seen) == 4 and not set(again.model.seen) & set(model.model.seen)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from ccq_utils import embed as embed_module
+from ccq_utils.cache import Cache
+from test_embed import TEXTS, base_model
+
+embed_module.SHARD = 2
+model = base_model()
+encode = model.model.encode
+model.model.encode = lambda texts, **options: (
+    os.kill(os.getpid(), signal.SIGKILL) if len(model.model.seen) == 4 else encode(texts, **options)
+)
+embed_module.embed(model, TEXTS, Cache({cache!r}))
+"""
+
+
+def test_killed_process_leaves_what_it_finished(cache):
+    code = KILLED.format(tests=str(Path(__file__).parent), cache=str(cache.folder))
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
+    again = base_model()
+    assert embed(again, TEXTS, cache).tolist() == [vector(text) for text in TEXTS]
+    assert sorted(again.model.seen) == TEXTS[:4]  # long ones come first
+
+
+@pytest.mark.slow
+def test_memory_holds_a_shard_not_the_corpus(model, cache):
+    """60,000 texts of 384 dims are 92 MB of vectors; what Python holds while they are read is texts' keys and a shard."""
+    texts, dims = [f"text {number}" for number in range(60_000)], 384
+    store, rng = f"fake-{'f' * 16}", np.random.default_rng(0)
+    for start in range(0, len(texts), embed_module.SHARD):
+        keys = b"".join(embed_module._key(text) for text in texts[start : start + embed_module.SHARD])
+        keys = np.frombuffer(keys, np.uint8).reshape(-1, 16)
+        vectors = np.full((len(keys), dims), start, np.float32)
+        cache.add_shard(store, {"keys": keys, "vectors": vectors})
+    order = rng.permutation(len(texts))
+    tracemalloc.start()
+    found = embed(model, [texts[index] for index in order], cache)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert model.model.seen == [] and found.nbytes == 4 * dims * len(texts)
+    assert np.array_equal(found[:, 0], order // embed_module.SHARD * embed_module.SHARD)
+    assert peak < found.nbytes / 2
+    found[0] = 1  # not read-only
+    assert not [path for path in cache.folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
 
 
 def test_damaged_shard_is_encoded_again(model, cache, monkeypatch):

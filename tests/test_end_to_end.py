@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import paths
+from ccq_utils import block_steps, cli, comparison, ledger, paths
 from ccq_utils.claims import load_ledger
+from ccq_utils.compress import sides
 from ccq_utils.ledger import VERDICTS
 from ccq_utils.stats import Interval
+from ccq_utils.study import Study
 
 NOTEBOOKS = [path.stem for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))]
 TIMEOUT = 900  # seconds; it takes less than three minutes on two free cores
@@ -31,7 +33,7 @@ def command(tmp_path_factory):
             arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
 
-    run.output = folder / "output"
+    run.output, run.cache = folder / "output", folder / "cache"
     return run
 
 
@@ -176,3 +178,112 @@ def test_second_run_skips_everything_and_changes_nothing(command, output):
         f"{name}: unchanged, skipped" for name in NOTEBOOKS
     ]
     assert content() == before
+
+
+# ---- ccq evaluate: somebody's own BEIR folder with the pipeline of that run ------------------------------------------
+
+
+@pytest.fixture
+def own_set(tmp_path):
+    """Forty documents with a query each, as a BEIR folder."""
+    folder = tmp_path / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    words = "array matrix graph window signal token vector color frame tree".split()
+    texts = [f"Return the {a} of a {b} as a new {b}, sorted by {a}." for a in words[:8] for b in words[5:]]
+    documents = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(texts)]
+    asked = [{"_id": f"q{number}", "text": " ".join(text.split()[2:7])} for number, text in enumerate(texts)]
+    for name, rows in (("corpus", documents), ("queries", asked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = "".join(f"q{number}\td{number}\t1\n" for number in range(len(texts)))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+@pytest.fixture
+def evaluate(output, command, monkeypatch):
+    """``ccq evaluate`` of the profile ``tiny``, as that run left it."""
+    monkeypatch.setenv("CCQ_CACHE", str(command.cache))
+    monkeypatch.setattr(paths, "results_folder", lambda profile, output_folder="": output / "results")
+    return lambda *arguments: cli.main(["evaluate", "--profile", "tiny", *map(str, arguments)])
+
+
+def test_evaluate_compares_methods_on_a_beir_folder(evaluate, own_set, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert evaluate("--task", f"beir:{own_set}", "--bytes", 32, "--peers", "--json", report) == 0
+    found = json.loads(report.read_text())
+    assert (found["task"], found["queries"], found["documents"]) == ("mine", 40, 40)
+    assert {model["name"] for model in found["models"]} == {"minilm", "lexical", "wordllama", "static"}
+    rows = {(row["method"], row["fitted_on"]): row for row in found["methods"]}
+    assert {("byte blocks", "general text"), ("byte blocks", "own corpus"), ("decoder", "general text")} <= set(rows)
+    assert any(method.startswith("TurboQuant") for method, _ in rows)
+    for row in rows.values():
+        fits = row["bytes_per_vector"] <= 32 or row["method"].startswith("bitbudget")  # which has no byte budget
+        assert fits and row["low"] <= row["retention"] <= row["high"]
+        assert row["compression_factor"] == pytest.approx(found["concat"]["bytes_per_vector"] / row["bytes_per_vector"])
+        assert row["retention"] == pytest.approx(row["ndcg_at_10"] / found["concat"]["ndcg_at_10"])
+    assert any(row["method"] == "PQ" and "needs at least" in row["reason"] for row in found["skipped"])
+    printed = capsys.readouterr().out
+    assert "byte blocks" in printed and "not run: PQ, own corpus" in printed
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "message"),
+    [
+        ("mine", 32, "unknown task 'mine'; accepted: beir:DIR"),
+        ("beir:nowhere", 32, "nowhere"),
+        ("beir:{folder}", 0, "budget 0 must be at least one byte"),
+    ],
+)
+def test_evaluate_explains_what_is_wrong(evaluate, own_set, capsys, task, size, message):
+    assert evaluate("--task", task.format(folder=own_set), "--bytes", size) == 2
+    assert message in capsys.readouterr().err
+
+
+# ---- the comparison of methods that notebooks and ccq evaluate share -------------------------------------------------
+
+
+@pytest.fixture
+def tiny(output, command, monkeypatch, tmp_path):
+    """The profile ``tiny`` as that run left it; what is recorded goes elsewhere."""
+    monkeypatch.setenv("CCQ_CACHE", str(command.cache))
+    study = Study("tiny", "05", str(tmp_path))
+    study.read = lambda name: pd.read_csv(output / "results" / f"{name}.csv")
+    return study
+
+
+def test_comparison_holds_ours_against_peers_and_single_models(tiny):
+    table = comparison.compare(tiny, sides(tiny), peers=("TurboQuant, 1 bit", "int8"))
+    assert set(table["factor"]) == set(comparison.GOALS) and set(table["fitted_on"]) == set(comparison.PLACES)
+    assert {"byte blocks", "LSH", "int8", "minilm alone, byte blocks"} <= set(table["method"])
+    ours = table[table["method"] == comparison.OURS]
+    assert ours["ahead"].eq(0).all() and set(ours["verdict"]) == {"reference"} and ours["seed_spread"].notna().all()
+    assert (table["bytes_per_vector"] <= 4 * tiny.joined("calibration").shape[1] / table["factor"]).all()
+    reached = comparison.goals(table).set_index("factor")
+    assert reached.loc[192, "own corpus"] > reached.loc[192, "general text"]
+    names = ledger.read_queries(tiny.results).columns
+    assert {"byte blocks, 48x, own corpus #0", "peer PCA, rotated, 48x, general text #1"} <= set(names)
+
+
+def test_what_centroids_lose_comes_back_unbiased(tiny):
+    faded = block_steps.fading(tiny, 32).groupby("method")["kept"].mean()
+    assert faded["centroids as they are"] < 0.6 and faded["unbiased"] == pytest.approx(1, abs=0.1)
+
+
+def test_equalised_dims_of_power_nought_are_the_concat_itself(tiny):
+    table = block_steps.equalised(tiny, sides(tiny), (0.0, block_steps.POWER))
+    assert table[table["power"] == 0]["estimate"].to_numpy() == pytest.approx(1, abs=1e-3)
+    assert (table[table["power"] > 0]["estimate"] != 1).all()
+    assert "equalised, own corpus" in ledger.read_queries(tiny.results).columns
+
+
+def test_bitbudget_rows_name_the_bytes_that_it_counts(tiny):
+    table = comparison.bitbudget_table(tiny, sides(tiny)).drop_duplicates("method").set_index("method")
+    dims = tiny.joined("calibration").shape[1]
+    assert table.loc["bitbudget int8", "bytes_per_vector"] == dims
+    assert table.loc["bitbudget float32", "estimate"] == pytest.approx(1)
+
+
+def test_search_speed_is_measured_for_the_same_documents(tiny):
+    (side, *_) = sides(tiny).values()
+    speed = comparison.search_speed(side, 32, seed=1, repeats=1)
+    assert list(speed["bytes_per_vector"])[1:] == [32, 32] and (speed["million_scores_per_second"] > 0).all()

@@ -8,10 +8,11 @@ import papermill
 import pytest
 
 from ccq_utils import paths
+from ccq_utils.publish import LIMIT
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
 LONGEST_CELL = 20
-LARGEST_FILE = 1_000_000
+
 FOLDERS = r"/(home|root|Users|tmp|work|opt|usr|var|private)/[\w.]"
 MACHINE_PATHS = re.compile(rf"(?<![\w./:])({FOLDERS}|[A-Z]:\\[\w.])|site-packages")
 
@@ -37,8 +38,34 @@ def texts(output):
             yield str(content)
 
 
-def test_there_are_six_notebooks():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_there_are_seven_notebooks():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+
+
+def test_first_ten_lines_of_the_last_notebook_search_a_folder(tmp_path, monkeypatch):
+    source = "\n".join(cell.source for cell in cells(NOTEBOOKS[-1], "code"))
+    lines = [line for line in source.splitlines() if line.strip()][:10]
+    assert lines[2].startswith("folder = ") and "model.search(" in lines[9]
+    calls = {}
+
+    class Model:
+        @classmethod
+        def from_profile(cls, profile, output=""):
+            return cls()
+
+        def fit_encode_document(self, texts):
+            calls["texts"] = list(texts)
+            return "codes"
+
+        def search(self, query, codes, k):
+            calls["search"] = (codes, k)
+            return [0.5], [0]
+
+    monkeypatch.setattr("ccq_utils.pipeline.CompressedModel", Model)
+    (tmp_path / "mine.txt").write_text("my own words")
+    lines[2] = f"folder = {str(tmp_path)!r}"
+    exec("\n".join(lines), {})
+    assert calls == {"texts": ["my own words"], "search": ("codes", 5)}
 
 
 @every
@@ -109,7 +136,7 @@ def test_no_path_of_a_machine_in_sources(path):
 
 @every
 def test_committed_file_is_small(path):
-    assert path.stat().st_size < LARGEST_FILE
+    assert path.stat().st_size <= LIMIT
 
 
 @every

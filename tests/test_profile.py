@@ -97,6 +97,8 @@ def test_inconsistent_values_are_refused(message):
     assert "large_model 'minilm' is not among models" in message(large_model="minilm")
     assert "models names one twice" in message(models=["lexical", "lexical"])
     assert "tasks names one twice" in message(tasks=CONTENT["tasks"] * 2)
+    named = [CONTENT["tasks"][0] | {"name": "training"}]
+    assert "task name 'training' is that of a part of the text" in message(tasks=named)
 
 
 def test_unknown_profile_names_the_known_ones():
@@ -124,3 +126,42 @@ def test_relative_paths_are_read_from_the_profile_s_folder(tmp_path, monkeypatch
     profile = load_profile(Path("folder/mini.yaml"))
     assert [task.source for task in profile.tasks] == [f"beir:{tmp_path}/folder/sets/a", f"beir:{tmp_path}/b"]
     assert profile.training.source == f"jsonl:{tmp_path}/wiki.jsonl"
+
+
+HUB = {"name": "e5", "hub": "intfloat/e5-small-v2"}
+
+
+def test_a_hub_model_is_written_among_the_models_and_ends_up_under_its_name(tmp_path):
+    path = tmp_path / "mini.yaml"
+    changes = {"models": ["lexical", HUB | {"pooling": "mean"}], "larger": [{"name": "big", "hub": "a/b"}]}
+    path.write_text(yaml.safe_dump({**CONTENT, **changes, "large_model": "big"}))
+    profile = load_profile(path)
+    assert (profile.models, profile.larger) == (["lexical", "e5"], ["big"])
+    assert profile.scored_models == ["lexical", "e5", "big"]
+    assert (profile.hub_models["e5"].pooling, profile.hub_models["big"].hub) == ("mean", "a/b")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"hub": "a/b"}, "'models.1' needs a name of its own"),
+        ({"name": "minilm", "hub": "a/b"}, "'models.1' needs a name of its own"),
+        ({"name": "a/b", "hub": "a/b"}, "letters, digits"),
+        ({"name": "e5"}, "key 'hub_models.e5.hub': Field required"),
+        (HUB | {"hub": "e5-small-v2"}, "key 'hub_models.e5.hub'"),
+        (HUB | {"revision": "main"}, "key 'hub_models.e5.revision'"),
+        (HUB | {"pooling": "median"}, "'mean', 'cls', 'max' or 'lasttoken'"),
+        (HUB | {"prompt": "query: "}, "unknown key 'hub_models.e5.prompt'; accepted: hub, revision, query_prompt"),
+    ],
+)
+def test_mistakes_in_a_hub_model_are_named(message, entry, expected):
+    assert expected in message(models=["lexical", entry])
+
+
+def test_larger_baselines_are_other_models(message):
+    assert "models names one twice" in message(larger=["lexical"])
+    assert "'larger.0': unknown base model 'bert'" in message(larger=["bert"])
+
+
+def test_streamed_text_is_pinned(message):
+    assert "hub:a/b needs a revision" in message(training={"source": "hub:a/b"})

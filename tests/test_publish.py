@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ccq_utils import cli, paths, runner
 from ccq_utils.errors import StudyError
-from ccq_utils.publish import clean, publish
+from ccq_utils.publish import claims_markdown, clean, goals_markdown, publish
 
 PROFILE = """\
 name: default
@@ -115,7 +116,52 @@ def test_a_changed_notebook_is_not_published(finished, capsys):
 
 def test_a_large_notebook_is_refused_and_nothing_written(finished):
     before = finished.read_text()
-    nbformat.write(executed_notebook(stream("x" * 1_000_001)), paths.BUILD / "default" / "01_a.ipynb")
-    with pytest.raises(StudyError, match="01_a would have 1,0.* bytes"):
+    nbformat.write(executed_notebook(stream("x" * 1_500_001)), paths.BUILD / "default" / "01_a.ipynb")
+    with pytest.raises(StudyError, match="01_a would have 1,5.* bytes"):
         publish()
     assert finished.read_text() == before
+
+
+def test_goals_stand_side_by_side_and_reached_ones_are_bold(tmp_path):
+    paths_ = []
+    for name, own in (("default", 0.991), ("wiki", 0.975)):
+        (tmp_path / name).mkdir()
+        row = {"factor": 48, "goal": 0.98, "general text": 0.96, "own corpus": own}
+        row |= {"best_other": "OPQ, own corpus", "best_other_retention": 0.95}
+        paths_.append(tmp_path / name / "05_goals.csv")
+        pd.DataFrame([row]).to_csv(paths_[-1], index=False)
+    *_, line, _, beaten = goals_markdown(paths_).splitlines()
+    assert beaten.endswith("Holm): no method on any task.")
+    columns = ("method", "fitted_on", "factor", "task", "ahead", "verdict")
+    rows = [("int4", "general text", 48, "mean", -0.0221, "worse"), ("PQ", "general text", 48, "mean", 0.1, "better")]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "wiki" / "05_peers.csv", index=False)
+    assert goals_markdown(paths_).endswith("Holm): int4 (general text, 48x, mean of `wiki`: +0.022).")
+    best = "0.950 (OPQ, own corpus)"
+    assert line == f"| 48x | 0.98 | 0.960 | **0.991** | {best} | 0.960 | 0.975 | {best} |"
+    assert goals_markdown([tmp_path / "nowhere" / "05_goals.csv"]) == ""
+
+
+def test_summary_tells_what_is_contradicted_from_what_is_not_decided(tmp_path):
+    facts = {"K1": ("not reproduced", ""), "K3": ("not reproduced", "no difference seen"), "S1": ("reproduced", "")}
+    for name in ("default", "wiki"):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"claim": claim, "statement": "x", "expected": "above 0", "measured": 0.1, "low": 0.0, "high": 0.2}
+            | {"verdict": verdict, "note": note}
+            for claim, (verdict, note) in facts.items()
+        ]
+        if name == "wiki":
+            rows[2] |= {"verdict": "partly"}
+        pd.DataFrame(rows).to_csv(tmp_path / name / "06_claims.csv", index=False)
+    lines = claims_markdown(tmp_path / name / "06_claims.csv" for name in ("default", "wiki")).splitlines()
+    assert "* **The paper's claims**: contradicted: K1; not decided: K3." in lines
+    assert "* **This study's own**: reproduced: S1 (`default`)." in lines
+
+
+def test_the_readmes_tables_are_those_of_the_committed_results():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    folders = [paths.results_folder(name) for name in ("default", "wiki")]
+    if not all((folder / "06_claims.csv").is_file() for folder in folders):
+        pytest.skip("no committed results")
+    assert claims_markdown(folder / "06_claims.csv" for folder in folders) in text
+    assert goals_markdown(folder / "05_goals.csv" for folder in folders) in text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ccq_utils.errors import StudyError
-from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_entropy, pack, packed_bytes, unpack
+from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_surprise, pack, packed_bytes, unpack
 
 
 @st.composite
@@ -108,12 +108,12 @@ def test_equal_mass_buckets_are_nearly_equally_full(fitted, calibration, bits):
     buckets = quantizer.buckets(calibration)
     counts = np.stack([np.bincount(column, minlength=2**bits) for column in buckets.T])
     assert np.abs(counts - 1024 / 2**bits).max() <= 2
-    assert (bucket_entropy(buckets, bits) > bits - 0.1).all()
+    assert (bucket_surprise(buckets, bits).mean(axis=0) > bits - 0.1).all()
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_equal_width_buckets_waste_bits_on_skewed_dimensions(fitted, calibration, bits):
-    entropy = bucket_entropy(fitted[bits, "width"].buckets(calibration), bits)
+    entropy = bucket_surprise(fitted[bits, "width"].buckets(calibration), bits).mean(axis=0)
     assert (entropy[:3] < 0.85 * bits).all()
 
 
@@ -144,9 +144,9 @@ def test_more_bits_mean_less_error(fitted, calibration, spacing):
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05 * errors[0]
 
 
-def test_bucket_entropy_of_known_shares():
+def test_mean_surprise_is_the_entropy_of_known_shares():
     buckets = np.array([[0, 0], [0, 1], [0, 2], [0, 3]], np.uint8)
-    assert bucket_entropy(buckets, 2).tolist() == [0, 2]
+    assert bucket_surprise(buckets, 2).mean(axis=0).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("bits", BITS)

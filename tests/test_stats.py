@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ccq_utils.errors import StudyError
-from ccq_utils.stats import Interval, corrected_verdicts, holm, paired_interval, verdict
+from ccq_utils.stats import Interval, corrected_verdicts, holm, paired_interval, rank_correlation, verdict
 
 
 @pytest.fixture
@@ -163,3 +163,11 @@ def test_a_difference_among_many_needs_stronger_evidence():
     row = {"gain": 0.1, "gain_low": 0.01, "gain_high": 0.19, "gain_p": Interval(0.1, 0.01, 0.19, 50).p(), "queries": 50}
     assert corrected_verdicts(pd.DataFrame([row]), "gain") == ["better"]
     assert set(corrected_verdicts(pd.DataFrame([row] * 10), "gain")) == {"no difference seen"}
+
+
+def test_rank_correlation_has_an_interval_that_widens_with_noise(rng):
+    x = rng.standard_normal(60)
+    clear, noisy = (rank_correlation(x, x + noise * rng.standard_normal(60), resamples=300) for noise in (0.1, 2.0))
+    assert clear.low < clear.estimate < clear.high <= 1 and clear.queries == 60
+    assert clear.estimate > noisy.estimate and width(clear) < width(noisy)
+    assert rank_correlation(x, -(x**3), resamples=100).estimate == pytest.approx(-1)

@@ -83,8 +83,8 @@ def grown(request, make_task, random_vectors):
         joined=lambda part: extra,
         interval=lambda statistic, measured, reference: paired_interval(statistic, [measured], [reference], 100),
     )
-    codec = make_codec("LSH", 16, 8).fit(extra)
-    return side, stress.distractors(study, {"made_up": side}, {"LSH": codec})
+    codecs = [make_codec("LSH", 16, 8, seed=seed).fit(extra) for seed in range(2)]
+    return side, stress.distractors(study, {"made_up": side}, {"LSH": codecs})
 
 
 def test_corpus_grows_to_all_passages(grown):

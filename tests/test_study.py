@@ -1,8 +1,10 @@
 """What notebooks open: tables that are missing name the notebook to run, tables that are written come back."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from ccq_utils import ledger
 from ccq_utils.compress import chosen_decoder
 from ccq_utils.errors import StudyError
 from ccq_utils.study import STEPS, Study, versions_table
@@ -19,7 +21,7 @@ def test_missing_table_names_the_notebook_to_run(study, number):
     with pytest.raises(StudyError) as caught:
         study.read(f"{number}_table")
     assert f"table {number}_table.csv of profile 'tiny' is missing; run {STEPS[number]} first" in str(caught.value)
-    assert f"ccq run --only {number}" in str(caught.value)
+    assert f"ccq run --profile tiny --only {number}" in str(caught.value)
 
 
 def test_selection_before_notebook_01_names_it(study):
@@ -52,8 +54,8 @@ def test_unwritable_output_is_one_clear_error(tmp_path):
 
 
 def test_unknown_step_is_an_error():
-    with pytest.raises(StudyError, match="unknown step '07'; accepted: 01, 02, 03, 04, 05, 06"):
-        Study("tiny", "07")
+    with pytest.raises(StudyError, match="unknown step '08'; accepted: 01, 02, 03, 04, 05, 06, 07"):
+        Study("tiny", "08")
 
 
 def test_unknown_part_names_the_known_ones(study, task):
@@ -76,6 +78,17 @@ def test_split_without_queries_is_an_error_that_says_what_to_set(study, make_tas
     assert study.tuning_tasks == []
     with pytest.raises(StudyError, match="'made_up' has no validation queries; set validation_queries"):
         study.evaluator("made_up", "validation")
+
+
+def test_repeated_runs_are_recorded_once_per_seed(study, task):
+    study.__dict__["tasks"] = {"made_up": task}
+    queries = len(study.evaluator("made_up").query_ids)
+    study.record("once", {"made_up": np.linspace(0, 1, queries)})
+    study.record("twice", {"made_up": np.stack([np.zeros(queries), np.ones(queries)])})
+    found = ledger.read_queries(study.results)
+    assert list(found) == ["once", "twice #0", "twice #1"]
+    assert found["once"].tolist() == pytest.approx(list(np.linspace(0, 1, queries)))
+    assert found["twice #0"].eq(0).all() and found["twice #1"].eq(1).all()
 
 
 def test_versions_table_names_the_libraries_that_decide_the_numbers():

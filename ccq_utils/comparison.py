@@ -1,0 +1,192 @@
+"""Ours and its peers at equal bytes, fitted on general text or on one's own corpus."""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.cache import fingerprint
+from ccq_utils.codecs import load_faiss, search
+from ccq_utils.compress import MACRO, Side, chosen_decoder, fitted_codecs, ndcg, retention_rows, sides
+from ccq_utils.errors import StudyError
+from ccq_utils.peers import PEERS, bitbudget_scores, make_peer
+from ccq_utils.progress import progress
+from ccq_utils.scoring import PLACES, score_method, what_to_fit_on
+from ccq_utils.stats import corrected_verdicts
+from ccq_utils.study import Study
+
+OURS = "byte blocks"
+PAPER = "decoder"
+GOALS = {24: 0.995, 48: 0.98, 96: 0.95, 192: 0.88}
+"""Compression factor -> retention that this study set out to reach, fitted on general text or on one's own corpus."""
+
+
+def compare(study: Study, found: dict[str, Side], peers=tuple(PEERS)) -> pd.DataFrame:
+    """Ours, the paper's decoder and hashing, every peer and every base model alone at the bytes of each goal, in both places.
+
+    The decoder is trained on general text; on one's own corpus its quantizer is calibrated. Ours and the paper's are made
+    once per seed, peers and single models once. Rows per ``factor``, ``fitted_on``, ``method`` and task (and
+    their mean): bytes per vector, nDCG@10, retention with interval; ``ahead`` is ours minus the method, paired nDCG@10,
+    with interval and p-value; ``verdict`` says after Holm's correction whether ours is better or worse. Runs: ``byte
+    blocks, FACTORx, PLACE`` and ``peer PCA, rotated, FACTORx, PLACE``.
+    """
+    rows, ways = [], methods_for(study, found, peers)
+    for factor in progress(GOALS, "peers at each compression"):
+        budget = 4 * study.joined("calibration").shape[1] // factor
+        for place in PLACES:
+            reference = None
+            for name, way in ways.items():
+                try:
+                    values, size = way(place, budget)
+                except (
+                    StudyError
+                ):  # the method cannot be had at this budget or from so few vectors; its rows are missing
+                    continue
+                if name == OURS:
+                    reference = values
+                if name in (OURS, "PCA, rotated"):
+                    study.record(f"{'' if name == OURS else 'peer '}{name}, {factor}x, {place}", values)
+                labels = {"factor": factor, "fitted_on": place, "method": name, "bytes_per_vector": size}
+                rows += _ahead(study, reference, values, retention_rows(study, found, values, **labels), name == OURS)
+    table = pd.DataFrame(rows)
+    table["verdict"] = corrected_verdicts(table, "ahead")
+    table.loc[table["method"] == OURS, "verdict"] = "reference"
+    return table
+
+
+def methods_for(study: Study, found: dict[str, Side], peers=()) -> dict[str, Callable]:
+    """Method -> function of (place, budget): nDCG@10 per task, ``(seeds, queries)``, and bytes per vector; ours first."""
+    fittings, spec = what_to_fit_on(study, found), study.profile
+    decoders = [chosen_decoder(study, number) for number in range(spec.seeds)]
+    weights = [fingerprint(*(part.detach().numpy() for part in decoder.parameters())) for decoder in decoders]
+
+    def codec(name, found=found, fittings=fittings, **key):
+        def way(place, budget):
+            fit = lambda part: fitted_codecs(study, name, budget, part.training, part.calibration, decoders)  # noqa: E731
+            return score_method(
+                study, found, fittings, place, {"codec": name, "budget": budget, "seeds": spec.seeds, **key}, fit
+            )
+
+        return way
+
+    def alone(model):
+        found_alone = sides(study, "test", [model])
+        scored = {task: replace(side, reference=found[task].reference) for task, side in found_alone.items()}
+        fittings = what_to_fit_on(study, found_alone, [model])
+
+        def way(place, budget):
+            fit = lambda part: [part.fit(BlockCodec(budget, spec.seed))]  # noqa: E731
+            return score_method(study, scored, fittings, place, {"one": OURS, "budget": budget}, fit)
+
+        return way
+
+    def peer(name):
+        def way(place, budget):
+            fit = lambda part: [part.fit(make_peer(name, part.training.shape[1], budget, spec.seed))]  # noqa: E731
+            return score_method(study, found, fittings, place, {"peer": name, "budget": budget}, fit)
+
+        return way
+
+    ways = {OURS: codec(OURS), PAPER: codec(PAPER, decoders=weights), "PCA, rotated": codec("PCA, rotated")}
+    ways |= {"LSH": codec("LSH")} | {name: peer(name) for name in peers}
+    ways |= {f"{model} alone, {OURS}": alone(model) for model in spec.models}
+    return ways
+
+
+def _ahead(study, ours, values, rows, same):
+    """Adds the paired difference of ours to a method's rows, per task and for their mean."""
+    left, right = ([np.atleast_2d(part[task]).mean(axis=0) for task in values] for part in (ours, values))
+    for row, pair in zip(rows, [*zip(left, right, strict=True), (left, right)], strict=False):
+        found = study.interval("difference", *pair)
+        row |= found.named("ahead")
+        row["ahead_p"] = np.nan if same else found.p()
+    return rows
+
+
+def goals(table: pd.DataFrame) -> pd.DataFrame:
+    """What was reached of the goals: ours in both places (mean over tasks), the best other method, and who beats ours.
+
+    ``better_than_ours`` names methods that are significantly better on some task, both fitted where ours is better.
+    """
+    rows, mean = [], table[table["task"] == table["task"].iloc[-1]].set_index(["factor", "fitted_on", "method"])
+    for factor, goal in GOALS.items():
+        ours = {place: mean.loc[(factor, place, OURS)] for place in PLACES}
+        others = mean.loc[factor].drop(OURS, level="method")
+        best = others["estimate"].idxmax()
+        place = max(PLACES, key=lambda place: ours[place]["estimate"])
+        ahead = table[(table["factor"] == factor) & (table["fitted_on"] == place) & (table["verdict"] == "worse")]
+        rows.append(
+            {"factor": factor, "bytes_per_vector": ours[PLACES[0]]["bytes_per_vector"], "goal": goal}
+            | {place: ours[place]["estimate"] for place in PLACES}
+            | {"reached": ours[place]["estimate"] >= goal, "better_fitted_on": place}
+            | {"best_other": f"{best[1]}, {best[0]}", "best_other_retention": others.loc[best, "estimate"]}
+            | {"better_than_ours": "; ".join(sorted(set(ahead["method"] + ", " + ahead["fitted_on"]))) or "none"}
+        )
+    return pd.DataFrame(rows)
+
+
+def bitbudget_table(study: Study, found: dict[str, Side]) -> pd.DataFrame:
+    """Every method of the package bitbudget at the bytes it takes by itself, fitted on the documents, as it does.
+
+    Empty where that package is not installed; it is not needed for anything else.
+    """
+    if importlib.util.find_spec("bitbudget") is None:
+        return pd.DataFrame(columns=["task", "method", "bytes_per_vector", "ndcg_at_10", "estimate", "low", "high"])
+    from bitbudget import list_methods
+
+    rows = []
+    for name in list_methods():
+        scored = {task: bitbudget_scores(name, side.queries, side.documents) for task, side in found.items()}
+        values = {task: ndcg(side.judge, scored[task][0]) for task, side in found.items()}
+        labels = {"method": f"bitbudget {name}", "bytes_per_vector": next(iter(scored.values()))[1]}
+        rows += retention_rows(study, found, values, **labels)
+    return pd.DataFrame(rows)
+
+
+def search_speed(side: Side, budget: int, seed: int, repeats: int = 3) -> pd.DataFrame:
+    """Documents scored per second and bytes per vector: float concat, codes decoded in blocks, codes in faiss's scan.
+
+    The corpus is repeated to at least 100,000 documents; one thread, one batch of 64 queries, median of ``repeats`` runs.
+    """
+    faiss = load_faiss()
+    codec = BlockCodec(budget, seed).fit(side.documents)
+    documents = np.tile(side.documents, (-(-100_000 // len(side.documents)), 1))[:100_000]
+    queries, codes = side.queries[:64], codec.encode(side.documents)
+    codes = np.tile(codes, (-(-len(documents) // len(codes)), 1))[: len(documents)]
+    flat, scan = faiss.IndexFlatIP(documents.shape[1]), codec.to_faiss(codes)
+    flat.add(documents)
+    padded = codec.pad(codec.project(queries))
+    ways = {
+        "float concat, IndexFlatIP": (4 * documents.shape[1], lambda: flat.search(queries, 10)),
+        "byte blocks, decoded in blocks": (codec.bytes_per_vector, lambda: search(codec, queries, codes)),
+        "byte blocks, faiss scan": (codec.bytes_per_vector, lambda: scan.search(padded, 10)),
+    }
+    taken = {name: [] for name in ways}
+    with threadpool_limits(1):
+        for _ in range(repeats):  # alternating, so that a slow moment meets all
+            for name, (_, work) in ways.items():
+                started = time.perf_counter()
+                work()
+                taken[name].append(time.perf_counter() - started)
+    rates_found = {name: len(queries) * len(documents) / np.median(times) for name, times in taken.items()}
+    flat_rate = rates_found["float concat, IndexFlatIP"]
+    return pd.DataFrame(
+        {
+            "way": name,
+            "bytes_per_vector": ways[name][0],
+            "million_scores_per_second": rate / 1e6,
+            "over_flat": rate / flat_rate,
+        }
+        for name, rate in rates_found.items()
+    )
+
+
+def macro(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the mean over tasks, or of the only task."""
+    means = table["task"] == MACRO
+    return table[means] if means.any() or table.empty else table[table["task"] == table["task"].iloc[0]]

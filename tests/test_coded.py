@@ -1,0 +1,138 @@
+"""The quantized form as a SentenceTransformer: mteb.evaluate finds what our own scores of the codes say."""
+
+import mteb
+import numpy as np
+import pytest
+from mteb.models import ModelMeta
+
+from ccq_utils import codecs
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.codecs import PercentileCodec
+from ccq_utils.coded import Coded, coded_model, mteb_model
+from ccq_utils.errors import StudyError
+from ccq_utils.evaluate import METRICS, Evaluator
+from ccq_utils.model_files import load_model
+from ccq_utils.modules import Concat, ConcatTransformer
+from ccq_utils.mteb_tasks import as_mteb
+from ccq_utils.pipeline import CompressedModel, model_fingerprint
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside mteb
+
+
+@pytest.fixture(autouse=True)
+def unrounded(monkeypatch):
+    """mteb rounds its means to five digits, which would hide differences up to 5e-6."""
+    keep = lambda value, digits=None: round(value) if digits is None else value  # noqa: E731
+    monkeypatch.setattr("mteb._evaluators.retrieval_metrics.round", keep, raising=False)
+
+
+CODECS = {"byte blocks": lambda: BlockCodec(6), "percentile": lambda: PercentileCodec(24, 2, rotate=True)}
+
+
+@pytest.fixture(scope="module", params=CODECS)
+def pipeline(request, members, make_task):
+    """Fitted on the task's documents; one member has prompts that differ between queries and documents."""
+    joined = Concat([members["lexical"], members["reader"]], [1, 0.3], ["lexical", "reader"])
+    model = CompressedModel(ConcatTransformer(modules=[joined], device="cpu"), CODECS[request.param]())
+    return model.fit(list(make_task().documents.values()))
+
+
+def found_by_mteb(model, task):
+    result = mteb.evaluate(model, as_mteb(task), cache=None, co2_tracker=False, show_progress_bar=False)
+    return {name: result.task_results[0].scores["test"][0][name] for name in METRICS}, result
+
+
+def ours(pipeline, task, coded):
+    queries = pipeline.model.encode_query([task.queries[name] for name in task.query_ids("test")])
+    documents = list(task.documents.values())
+    if coded:
+        matrix = codecs.scores(pipeline.codec, queries, pipeline.encode_document(documents))
+    else:
+        matrix = pipeline.decoded().encode_query([task.queries[name] for name in task.query_ids("test")])
+        matrix = matrix @ pipeline.decoded().encode_document(documents).T
+    means = Evaluator(task)(matrix).mean()
+    return {name: means[name] for name in METRICS}
+
+
+@pytest.mark.filterwarnings("ignore:texts longer than")
+@pytest.mark.parametrize("coded", [True, False])
+def test_mteb_scores_equal_ours(pipeline, task, coded):
+    expected = ours(pipeline, task, coded)
+    assert 0.05 < expected["ndcg_at_10"] < 0.95
+    scores, result = found_by_mteb(mteb_model(pipeline, "someone/small", coded=coded), task)
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert result.model_name == "someone/small"
+    made = pipeline.marks["codec"] if coded else model_fingerprint(pipeline.decoded())  # which holds the decoder too
+    assert result.model_revision == made
+
+
+@pytest.mark.filterwarnings("ignore:texts longer than")
+def test_mteb_runs_on_the_sentence_transformers_unchanged(pipeline, task):
+    assert found_by_mteb(coded_model(pipeline), task)[0] == pytest.approx(ours(pipeline, task, True), abs=1e-6)
+    assert found_by_mteb(pipeline.decoded(), task)[0] == pytest.approx(ours(pipeline, task, False), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:texts longer than")
+def test_a_bare_model_goes_to_mteb_under_the_names_of_its_members(pipeline, task):
+    model = ConcatTransformer(modules=list(pipeline.model), device="cpu")
+    scores, result = found_by_mteb(model, task)
+    assert result.model_name == "concat/lexical+reader" and scores["ndcg_at_10"] > 0
+    meta = ModelMeta.from_sentence_transformer_model(model)
+    assert meta.embed_dim == model.get_embedding_dimension() and meta.similarity_fn_name.value == "cosine"
+    assert meta.max_tokens == model.max_seq_length
+    model.model_card_data.model_name = "someone/small"
+    assert found_by_mteb(model, task)[1].model_name == "someone/small"
+
+
+def test_coding_changes_the_scores(pipeline, task):
+    assert ours(pipeline, task, True) != ours(pipeline, task, False)
+
+
+def test_meta_describes_the_model(pipeline):
+    meta = mteb_model(pipeline, "someone/small", license="mit", release_date="2026-01-31").mteb_model_meta
+    assert isinstance(meta, ModelMeta) and (meta.name, meta.license, meta.release_date) == (
+        "someone/small",
+        "mit",
+        "2026-01-31",
+    )
+    assert meta.n_parameters == sum(part.numel() for part in pipeline.model.parameters())
+    reader = pipeline.model[0].members[1]
+    tables = reader[0].model.embeddings
+    counted = (tables.word_embeddings, tables.position_embeddings, tables.token_type_embeddings)
+    assert meta.n_embedding_parameters == sum(table.weight.numel() for table in counted)
+    assert meta.embed_dim == coded_model(pipeline).encode_document(["snow"]).shape[1]
+    assert meta.use_instructions and meta.open_weights and meta.similarity_fn_name.value == "dot"
+    assert meta.experiment_kwargs["bytes_per_vector"] == pipeline.codec.bytes_per_vector
+    assert meta.training_datasets is None, "not known, so not claimed"
+    assert mteb_model(pipeline, "someone/small", coded=False).mteb_model_meta.similarity_fn_name.value == "cosine"
+
+
+def test_name_without_organisation_is_an_error(pipeline):
+    with pytest.raises(StudyError, match="model name 'small' must be organisation/model"):
+        mteb_model(pipeline, "small")
+
+
+def test_queries_are_projected_documents_are_coded(pipeline):
+    texts, form = ["rain and snow", "wind"], coded_model(pipeline)
+    queries, documents = pipeline.model.encode_query(texts), pipeline.model.encode_document(texts)
+    decoded = pipeline.codec.decode(pipeline.codec.encode(documents))
+    assert np.abs(form.encode_query(texts) - pipeline.codec.project(queries)).max() < 1e-6
+    assert np.abs(form.encode_document(texts) - decoded).max() < 1e-6
+    expected = codecs.scores(pipeline.codec, queries, pipeline.codec.encode(documents))
+    assert (
+        np.abs(form.similarity(form.encode_query(texts), form.encode_document(texts)).numpy() - expected).max() < 1e-5
+    )
+
+
+def test_coded_model_is_saved_and_reloaded(pipeline, tmp_path):
+    form = coded_model(pipeline)
+    form.save_pretrained(str(tmp_path), create_model_card=False)
+    again = load_model(tmp_path, "cpu")
+    assert again.similarity_fn_name == "dot" and again[-1].get_config_dict() == form[-1].get_config_dict()
+    for encode in ("encode_query", "encode_document", "encode"):
+        assert np.abs(getattr(again, encode)(["rain"]) - getattr(form, encode)(["rain"])).max() < 1e-6
+
+
+def test_codec_that_is_not_fitted_is_an_error():
+    with pytest.raises(StudyError, match="the codec is not fitted"):
+        Coded(BlockCodec(4))

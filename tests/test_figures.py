@@ -1,0 +1,56 @@
+"""Figures adapt to how many panels there are, and to how long a title is."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from ccq_utils import figures
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    figures.style()
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("count", "places"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 6)])
+def test_panels_stand_two_in_a_row_and_the_rest_is_blank(count, places):
+    names = [f"task {number}" for number in range(count)]
+    figure, axes = figures.panels(names, width=5, height=3)
+    assert [axis.get_title("left") for axis in axes] == names
+    assert len(figure.axes) == places and not any(axis.axison for axis in figure.axes[count:])
+    assert tuple(figure.get_size_inches()) == (5 * min(count, 2), 3 * -(-count // 2))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_legend_takes_the_free_place(count):
+    figure, axes = figures.panels(range(count))
+    axes[0].plot([0, 1], label="ours")
+    figures.legend(figure, axes)
+    holder = figure.axes[-1] if count == 3 else axes[0]
+    assert [text.get_text() for text in holder.get_legend().get_texts()] == ["ours"]
+
+
+def test_long_titles_are_wrapped_into_their_figure_and_panel():
+    figure, axes = figures.panels(
+        ["a panel whose title is much longer than the panel is wide, by far", "short"], width=3
+    )
+    title = "A finding that needs more words than fit above this figure: " + "; ".join(["task: no difference"] * 6)
+    text = figure.suptitle(title, fontweight="bold")
+    figures.wrap_titles(figure)
+    figure.draw_without_rendering()
+    assert "\n" in text.get_text() and text.get_text().replace("\n", " ") == title
+    assert text.get_window_extent().width <= figure.bbox.width
+    assert "\n" in axes[0].get_title("left") and axes[1].get_title("left") == "short"
+
+
+def test_curves_of_three_tasks_and_their_mean_fill_two_rows():
+    rows = [(task, "ours", stop, 0.9, 0.8, 1.0) for task in ("a", "b", "c", "macro mean") for stop in (32, 64)]
+    table = pd.DataFrame(rows, columns=["task", "method", "stop", "estimate", "low", "high"])
+    figure, axes = figures.curves_by_task(table, "stop", "method", {"ours": "black"}, [32, 64], "dims")
+    assert len(axes) == 4 and [bool(axis.get_ylabel()) for axis in axes] == [True, False, True, False]
+
+
+def test_every_task_has_a_colour():
+    assert len(figures.task_colours([f"task {number}" for number in range(9)])) == 9

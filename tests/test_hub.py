@@ -1,0 +1,375 @@
+"""Models, tasks and passages from a hub that runs on loopback: the very code of profile ``paper``, with random weights.
+
+Each piece runs in a process of its own, for huggingface_hub reads its settings when it is imported.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import VOCABULARY
+from loopback_hub import put_model, put_retrieval_set, serving
+from transformers import AutoModel, AutoTokenizer
+
+from ccq_utils import paths
+from ccq_utils.errors import StudyError
+from ccq_utils.hub import modules, pin
+from ccq_utils.models import BUILDERS
+from ccq_utils.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.profile import SHIPPED, HubModel, load_profile
+
+COMMIT, OTHER = "c" * 40, "0" * 40
+E5, BGE, GTE, ARCTIC, LARGER = (
+    "intfloat/e5-small-v2", "BAAI/bge-small-en-v1.5", "thenlper/gte-small", "Snowflake/snowflake-arctic-embed-s",
+    "BAAI/bge-base-en-v1.5",
+)  # fmt: skip
+REVISIONS = {name: pin(HubModel(hub=name)).revision for name in (E5, BGE, GTE, ARCTIC, LARGER)}
+TEXTS = [" ".join(VOCABULARY[start : start + 6]) for start in range(0, 24, 6)]
+WIKIPEDIA = "wikimedia/wikipedia"
+CARD = "---\nconfigs:\n- config_name: en\n  data_files:\n  - {split: train, path: en/*}\n---\n"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, make_task):
+    """The hub with what the tests ask it for."""
+    words = [str(word) for word in VOCABULARY]
+    with serving(tmp_path_factory.mktemp("hub")) as served:
+        for seed, (name, pooling) in enumerate(((E5, "mean"), (BGE, "cls"), (GTE, "mean"), (ARCTIC, "cls"))):
+            put_model(served.add("models", name, REVISIONS[name]), words, seed, pooling=pooling, half=name == GTE)
+        put_model(served.add("models", LARGER, REVISIONS[LARGER]), words, 9, dims=64, pooling="cls")
+        prompts = served.folder / "models" / ARCTIC / "config_sentence_transformers.json"
+        prompts.write_text(json.dumps(json.loads(prompts.read_text()) | {"prompts": {"query": "query : "}}))
+        put_model(served.add("models", "someone/plain", COMMIT), words, 7, pooling=None)
+        (served.add("models", "someone/pickled", COMMIT) / "pytorch_model.bin").write_bytes(b"no weights for us")
+        task = make_task(validation=frozenset(f"doc-{number:03d}" for number in range(10)))
+        put_retrieval_set(served.add("datasets", "mteb/scifact", "d56462d0e63a25450459c4f213e49ffdb866f7f9"), task)
+        with (served.folder / "datasets" / "mteb/scifact" / "corpus.jsonl").open("a") as corpus:
+            corpus.write(json.dumps({"_id": "empty", "title": "", "text": ""}) + "\n")
+        folder = served.add("datasets", "mteb/arguana", "c22ab2a51041ffd869aaddef7af8d8215647e41a")
+        put_retrieval_set(folder, task, train=False)
+        put_passages(served.add("datasets", WIKIPEDIA, COMMIT))
+        yield served
+
+
+def put_passages(folder, rows=12000):
+    """Two Parquet files of titles and texts; long random ids make them large beside a block of 5 MB."""
+    rng = np.random.default_rng(0)
+    (folder / "en").mkdir()
+    for part in range(2):
+        texts = [
+            " ".join(rng.choice(VOCABULARY, 50)) + ". " + " ".join(rng.choice(VOCABULARY, 50)) for _ in range(rows)
+        ]
+        table = pd.DataFrame({"id": [rng.bytes(1500).hex() for _ in texts], "title": "a title", "text": texts})
+        table.to_parquet(folder / "en" / f"train-{part}.parquet", row_group_size=100)
+    (folder / "README.md").write_text(CARD)
+
+
+@pytest.fixture
+def ask(hub, tmp_path):
+    """Run lines of Python against the hub in a process of their own; they call ``tell`` with what shall come back."""
+    start = "import json, sys\nfrom ccq_utils import hub\nfrom ccq_utils.errors import StudyError\n"
+    start += "from ccq_utils.profile import HubModel, TaskSpec, TextSpec\nanswer = []\ntell = answer.append\n"
+    end = "\nprint(json.dumps(answer))"
+
+    def run(code, **changes):
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"} | changes
+        done = subprocess.run(
+            [sys.executable, "-c", start + code + end],
+            env={**os.environ, "PYTHONPATH": str(paths.ROOT), **settings}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    hub.requests.clear()
+    hub.sent = 0
+    return run
+
+
+LOAD = f"""
+from sentence_transformers import SentenceTransformer
+for spec in (HubModel(hub={E5!r}), HubModel(hub={BGE!r}), HubModel(hub={GTE!r}),
+             HubModel(hub="someone/plain", revision={COMMIT!r}, pooling="mean", max_length=16)):
+    folder = hub.snapshot(spec.hub, hub.pin(spec).revision)
+    model = SentenceTransformer(modules=hub.modules(folder, spec), device="cpu")
+    tell([model.encode({TEXTS!r}).tolist(), str(next(model.parameters()).dtype), model.max_seq_length])
+"""
+
+
+TAKEN_HOME = f"""
+from ccq_utils.model_files import load_model
+model = load_model("someone/concat", "cpu", revision={COMMIT!r})
+tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode({TEXTS!r}, truncate_dim=8).tolist()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:texts longer than")
+def test_a_concat_that_was_uploaded_loads_by_its_id(ask, hub, members):
+    joined = Concat([members["reader"], members["lexical"]], [1, 0.5], ["reader", "lexical"])
+    model = ConcatTransformer(modules=[joined, Decoder(joined.get_embedding_dimension(), 12, [8, 12])], device="cpu")
+    model.save_pretrained(str(hub.add("models", "someone/concat", COMMIT)), create_model_card=False)
+    ((kind, queries, cut),) = ask(TAKEN_HOME)
+    assert kind == "ConcatTransformer" and np.abs(model.encode_query(TEXTS) - queries).max() < 1e-6
+    assert np.abs(model.encode(TEXTS, truncate_dim=8) - cut).max() < 1e-6
+    assert ask(TAKEN_HOME, HF_HUB_OFFLINE="1") == [[kind, queries, cut]], "from the warm cache"
+
+
+def by_hand(folder, pooling):
+    """Vectors ``(texts, dims)``: the transformer's tokens, pooled and normalised."""
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = AutoModel.from_pretrained(folder, dtype=torch.float32)(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    pooled = states[:, 0] if pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(pooled).numpy()
+
+
+@pytest.mark.slow
+def test_models_pool_as_they_say_in_float32_and_load_offline_from_a_warm_cache(ask, hub):
+    fresh = ask(LOAD)
+    for (vectors, dtype, length), (name, pooling, longest) in zip(
+        fresh, ((E5, "mean", 64), (BGE, "cls", 64), (GTE, "mean", 64), ("someone/plain", "mean", 16)), strict=True
+    ):
+        assert np.allclose(vectors, by_hand(hub.folder / "models" / name, pooling), atol=1e-6), name
+        assert (dtype, length) == ("torch.float32", longest)
+    hub.requests.clear()
+    assert ask(LOAD, HF_HUB_OFFLINE="1") == fresh
+    assert hub.requests == []
+
+
+def test_wrong_pooling_gives_other_vectors(hub):
+    """What the tests above tell apart."""
+    folder = hub.folder / "models" / E5
+    assert not np.allclose(by_hand(folder, "mean"), by_hand(folder, "cls"), atol=0.01)
+
+
+def test_broken_download_is_taken_up_where_it_broke_off(ask, hub):
+    content = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub writes in pieces of 10 MB
+    (hub.add("models", "someone/long", COMMIT) / "model.safetensors").write_bytes(content)
+    hub.cut["model.safetensors"] = 15_000_000
+    tell = f'tell(str(hub.snapshot("someone/long", {COMMIT!r})))'
+    [folder] = ask(tell)
+    assert open(f"{folder}/model.safetensors", "rb").read() == content
+    ranges = [wanted for method, path, wanted in hub.requests if method == "GET" and path.endswith("model.safetensors")]
+    assert ranges == [None, "bytes=10485760-"]
+
+
+def test_killed_download_begins_again_with_the_file_it_was_at(ask, hub):
+    content = np.random.default_rng(1).bytes(25_000_000)
+    folder = hub.add("models", "someone/broken", COMMIT)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(content)
+    hub.cut["model.safetensors"] = 15_000_000
+    die = "import os, signal\nimport huggingface_hub.file_download as download\n"
+    die += "download.logger.warning = lambda *words: os.kill(os.getpid(), signal.SIGKILL)\n"
+    call = f'hub.snapshot("someone/broken", {COMMIT!r})'
+    with pytest.raises(AssertionError):  # killed where the connection breaks
+        ask(die + call)
+    [text] = ask(attempt(call), HF_HUB_OFFLINE="1")
+    assert "is not, or not wholly, in the cache, and HF_HUB_OFFLINE is set" in text
+    hub.requests.clear()
+    [found] = ask(f"tell(str({call}))")
+    assert open(f"{found}/model.safetensors", "rb").read() == content
+    fetched = [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
+    assert fetched == [f"/someone/broken/resolve/{COMMIT}/model.safetensors"]
+
+
+def attempt(*calls):
+    """Code that tells the ``StudyError`` of each call."""
+    return "".join(f"try:\n    {call}\nexcept StudyError as error:\n    tell(str(error))\n" for call in calls)
+
+
+def test_what_is_not_on_the_hub_is_named(ask):
+    found = ask(
+        attempt(
+            f'hub.snapshot("someone/nothing", {COMMIT!r})',
+            f"hub.snapshot({E5!r}, {OTHER!r})",
+            f'hub.snapshot("someone/pickled", {COMMIT!r})',
+            f'hub.modules(hub.snapshot("someone/plain", {COMMIT!r}), HubModel(hub="someone/plain"))',
+            'hub.pin(HubModel(hub="someone/plain"))',
+        )
+    )
+    for text, words in zip(
+        found,
+        (
+            ("model 'someone/nothing'", "is not on the hub, or is private; check the id"),
+            (f"model {E5!r}", f"has no revision {OTHER}; copy a commit"),
+            ("model 'someone/pickled'", "no safetensors weights", "no pickle is read here"),
+            ("'someone/plain'", "how tokens are pooled; add pooling:"),
+            ("'someone/plain'", "add revision: COMMIT"),
+        ),
+        strict=True,
+    ):
+        assert all(word in text for word in words) and "\n" not in text, text
+
+
+def test_foreign_code_and_damaged_weights_are_refused(hub, tmp_path):
+    spec = HubModel(hub=E5)
+    for damage in ("foreign", "damaged"):
+        folder = tmp_path / damage
+        shutil.copytree(hub.folder / "models" / E5, folder)
+        if damage == "foreign":
+            steps = json.loads((folder / "modules.json").read_text())
+            steps[1]["type"] = "custom.Pooling"
+            (folder / "modules.json").write_text(json.dumps(steps))
+            (folder / "custom.py").write_text("raise SystemExit('foreign code was run')")
+        else:
+            (folder / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(StudyError, match=rf"model '{E5}' cannot be loaded \(.*delete .*{damage} and run again"):
+            modules(folder, spec)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "and HF_HUB_OFFLINE is set; unset it and run once with a network"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be fetched from http://127.0.0.1:9 .*check the network"),
+    ],
+)
+def test_without_hub_and_with_a_cold_cache_the_error_says_so(ask, hub, settings, words):
+    [text] = ask(attempt(f"hub.snapshot({E5!r}, {REVISIONS[E5]!r})"), **settings)
+    assert text.startswith(f"model {E5!r}") and "\n" not in text
+    assert re.search(words, text), text
+    assert hub.requests == []
+
+
+TASKS = """
+from ccq_utils.tasks import load_task
+for name in ("SciFact", "ArguAna"):
+    task = load_task(TaskSpec(name=name.lower(), source=f"mteb:{name}", validation_queries=8), 1)
+    tell([task.manifest(), task.exclude_self, task.documents["doc-007"], sorted(task.validation)])
+"""
+
+
+@pytest.mark.slow
+def test_tasks_by_mteb_s_name_keep_its_rules_and_load_offline(ask, hub, make_task):
+    fresh = ask(TASKS)
+    (scifact, excluded, text, validation), (arguana, own_excluded, *_) = fresh
+    whole = make_task(validation=frozenset(f"doc-{number:03d}" for number in range(10)))
+    assert text == whole.documents["doc-007"]
+    assert scifact["documents"] == len(whole.documents) and scifact["empty_documents_dropped"] == 1
+    assert scifact["revision"] == "d56462d0e63a25450459c4f213e49ffdb866f7f9"
+    assert (scifact["test_queries"], scifact["validation_queries"]) == (len(whole.query_ids("test")), 8)
+    assert set(validation) <= whole.validation
+    assert not excluded and own_excluded and arguana["validation_queries"] == 0
+    hub.requests.clear()
+    assert ask(TASKS, HF_HUB_OFFLINE="1") == fresh
+    assert hub.requests == []
+
+
+def test_tasks_that_cannot_be_had_are_named(ask):
+    found = ask(
+        "from ccq_utils.tasks import load_task\n"
+        + attempt(
+            *(
+                f'load_task(TaskSpec(name="x", source="mteb:{name}"), 1)'
+                for name in ("SciFakt", "Banking77Classification", "NFCorpus")
+            )
+        )
+    )
+    assert "mteb knows no task 'SciFakt'" in found[0] and "SciFact" in found[0]
+    assert "'Banking77Classification' is not retrieval" in found[1]
+    assert "data set 'mteb/nfcorpus' of task 'NFCorpus' is not on the hub" in found[2]
+
+
+STREAM = f"""
+from ccq_utils.corpora import load_corpora
+spec = dict(source="hub:{WIKIPEDIA}", config="en", revision={COMMIT!r}, passages=200, pairs=100)
+spec |= dict(calibration=256, validation=16)
+"""
+
+
+@pytest.mark.slow
+def test_passages_are_streamed_no_further_than_needed_in_a_seeded_order(ask, hub):
+    load = "tell(vars(load_corpora(TextSpec(**spec), {})))"
+    first, second, other = ask(STREAM + "\n".join(load.format(seed) for seed in (1, 1, 2)))
+    assert first == second != other
+    assert (len(first["training"]), len(first["calibration"]), len(first["validation"])) == (200, 256, 16)
+    assert len(first["pairs"]) >= 100 and first["pairs"][0][0].startswith("a title ")
+    size = sum(path.stat().st_size for path in (hub.folder / "datasets" / WIKIPEDIA).rglob("*.parquet"))
+    hub.sent = 0
+    ask(STREAM + load.format(3))
+    assert hub.sent < size / 2
+
+
+def test_data_set_without_the_named_parts_says_what_it_has(ask):
+    call = "load_corpora(TextSpec(**spec | {}), 1)"
+    changes = ({"text_field": "body"}, {"config": "de"}, {"split": "dev"}, {"revision": OTHER})
+    columns, config, split, revision = ask(STREAM + attempt(*(call.format(change) for change in changes)))
+    assert "has no column 'body'; text_field may be: id, title, text" in columns
+    assert "'de' not found. Available: ['en']" in config
+    assert "dev" in split and "train" in split
+    assert f"has no revision {OTHER}" in revision
+    assert all(text.startswith(f"data set {WIKIPEDIA!r}") and "\n" not in text for text in (config, split, revision))
+
+
+MINI_PAPER = {
+    "name": "mini-paper",
+    "description": "the paper's models and tasks as the loopback hub has them",
+    "models": [{"name": name.split("/")[1], "hub": name} for name in (E5, BGE, GTE, ARCTIC)],
+    "larger": [{"name": "bge-base", "hub": LARGER}],
+    "large_model": "bge-base",
+    "max_members": 2,
+    "tasks": [
+        {"name": "scifact", "source": "mteb:SciFact", "validation_queries": 8},
+        {"name": "arguana", "source": "mteb:ArguAna"},
+    ],
+    "training": {
+        "source": f"hub:{WIKIPEDIA}", "config": "en", "revision": COMMIT,
+        "passages": 100, "pairs": 100, "calibration": 256, "validation": 16,
+    },
+    "decoder": {"dims": 32, "stops": [8, 16, 32], "epochs": 2, "batch_size": 64, "ablation_epochs": 2},
+    "resamples": 100,
+    "seeds": 2,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_paper_like_profile_runs_through_all_notebooks(hub, tmp_path):
+    profile = tmp_path / "mini.yaml"
+    profile.write_text(yaml.safe_dump(MINI_PAPER))
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    settings |= {"CCQ_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(paths.ROOT)}
+    for part, more in ((["--only", "01"], {}), ([], {"HF_HUB_OFFLINE": "1"})):  # the second run goes on from the first
+        hub.requests.clear()
+        done = subprocess.run(
+            [sys.executable, "-m", "ccq_utils.cli", "run", "--profile", str(profile), "--output", str(tmp_path / "out"), *part],
+            env=os.environ | settings | more, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert bool(hub.requests) == bool(part)
+    assert len(list((tmp_path / "out" / "notebooks").glob("*.ipynb"))) == 7
+    cards = pd.read_csv(tmp_path / "out/results/01_candidates.csv", keep_default_na=False).set_index("name")
+    assert list(cards.index) == [*(name.split("/")[1] for name in (E5, BGE, GTE, ARCTIC)), "bge-base"]
+    assert list(cards.loc["e5-small-v2", ["query_prompt", "document_prompt"]]) == ["query: ", "passage: "]
+    assert cards.loc["snowflake-arctic-embed-s", "query_prompt"] == "query : "  # from the model's own files
+    assert all(REVISIONS[name] in cards.loc[name.split("/")[1], "source"] for name in (E5, BGE, GTE, ARCTIC))
+    chosen = pd.read_csv(tmp_path / "out/results/01_selection.csv")["member"]
+    assert len(chosen) == 2 and "bge-base" not in set(chosen)
+    check = pd.read_csv(tmp_path / "out/results/01_against_published.csv").set_index(["task", "model"])
+    assert len(check) == 10 and check.loc[("scifact", "e5-small-v2"), "published"] == 0.6885
+    assert not check["agrees"].all()  # random weights
+    larger = pd.read_csv(tmp_path / "out/results/02_against_larger.csv")
+    assert set(larger["larger"]) == {"bge-base"} and set(larger["task"]) == {"scifact", "arguana"}
+
+
+def test_shipped_names_are_those_with_a_builder():
+    assert set(SHIPPED) == set(BUILDERS)
+
+
+def test_the_paper_profile_leaves_no_model_unpinned_and_has_published_scores():
+    profile = load_profile("paper")
+    known = pd.read_csv(paths.ROOT / "data" / "published_ndcg.csv").set_index("model")
+    for spec in profile.hub_models.values():
+        assert len(pin(spec).revision) == 40 and spec.hub in known.index
+    assert all(spec.source.partition(":")[2] in known.columns for spec in profile.tasks)
+    assert pin(profile.hub_models["e5-small-v2"]).query_prompt == "query: "

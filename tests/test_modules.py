@@ -1,0 +1,296 @@
+"""Concat and Decoder inside sentence-transformers: equal to joining by hand, saved, reloaded, truncated, in two processes."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+
+from ccq_utils import decoder
+from ccq_utils.concat import concat
+from ccq_utils.errors import StudyError
+from ccq_utils.model_files import load_model
+from ccq_utils.modules import Concat, ConcatTransformer, Decoder
+
+TEXTS = ["Rain on the plain.", "snow", "Wind, weather and 2024!", "the shortest path in a graph of many nodes"]
+LONG = "one word after another and no end of it " * 10
+STOPS = [8, 16, 40]
+WEIGHTS = [1.0, 0.5, 0.7]
+
+
+@pytest.fixture(scope="module")
+def joined(members):
+    return Concat(list(members.values()), WEIGHTS, list(members))
+
+
+@pytest.fixture(scope="module")
+def trained(joined, random_vectors):
+    return decoder.fit_pca(random_vectors(200, joined.get_embedding_dimension()), 40)
+
+
+@pytest.fixture
+def model(joined, trained):
+    return ConcatTransformer(modules=[joined, Decoder.of(trained, STOPS), Normalize()], device="cpu")
+
+
+def by_hand(members, encode):
+    return concat([getattr(member, encode)(TEXTS) for member in members.values()], WEIGHTS)
+
+
+@pytest.mark.parametrize("encode", ["encode", "encode_query", "encode_document"])
+def test_concat_equals_joining_by_hand_with_each_members_own_prompts(members, joined, encode):
+    vectors = getattr(SentenceTransformer(modules=[joined], device="cpu"), encode)(TEXTS)
+    assert vectors.dtype == np.float32 and vectors.shape == (4, 32 + 24 + 48)
+    assert np.abs(vectors - by_hand(members, encode)).max() < 1e-6
+
+
+def test_prompts_of_members_differ_and_matter(members):
+    assert np.abs(members["reader"].encode_query(TEXTS) - members["reader"].encode_document(TEXTS)).max() > 1e-3
+    assert np.array_equal(members["static"].encode_query(TEXTS), members["static"].encode_document(TEXTS))
+
+
+def test_given_prompt_goes_to_all_members(members, joined):
+    vectors = SentenceTransformer(modules=[joined], device="cpu").encode(TEXTS, prompt="find: ")
+    expected = concat([member.encode(TEXTS, prompt="find: ") for member in members.values()], WEIGHTS)
+    assert np.abs(vectors - expected).max() < 1e-6
+
+
+def test_truncated_member_stays_truncated(members):
+    cut = SentenceTransformer(modules=list(members["static"]), device="cpu", truncate_dim=10)
+    model = SentenceTransformer(modules=[Concat([members["lexical"], cut])], device="cpu")
+    expected = concat([members["lexical"].encode(TEXTS), cut.encode(TEXTS)])
+    assert model.get_embedding_dimension() == 58 and np.abs(model.encode(TEXTS) - expected).max() < 1e-6
+
+
+def test_decoder_equals_the_studys(joined, trained, model):
+    expected = trained.transform(SentenceTransformer(modules=[joined], device="cpu").encode(TEXTS))
+    assert np.abs(model.encode(TEXTS) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_truncation_comes_before_normalisation(joined, trained, model, stop):
+    expected = trained.transform(SentenceTransformer(modules=[joined], device="cpu").encode(TEXTS), stop)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.abs(model.encode(TEXTS, truncate_dim=stop) - expected).max() < 1e-6
+        with model.truncate_embeddings(stop):
+            assert np.abs(model.encode_query(TEXTS) - model.encode_query(TEXTS, truncate_dim=stop)).max() < 1e-6
+
+
+def test_plain_sentence_transformer_ranks_the_same_when_truncated(model):
+    plain = SentenceTransformer(modules=list(model), device="cpu")
+    cut, ours = plain.encode(TEXTS, truncate_dim=8), model.encode(TEXTS, truncate_dim=8)
+    assert (plain.similarity(cut, cut) - model.similarity(ours, ours)).abs().max() < 1e-6
+
+
+def test_dim_that_is_no_stop_works_and_warns(model, trained):
+    with pytest.warns(UserWarning, match=r"truncate_dim 20 is no stop of this model \(its stops are 8, 16, 40\)"):
+        vectors = model.encode(TEXTS, truncate_dim=20)
+    assert vectors.shape == (4, 20) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_concat_without_decoder_has_no_stops(joined):
+    with pytest.warns(UserWarning, match="truncate_dim 20 is no stop of this model .it has no decoder"):
+        ConcatTransformer(modules=[joined], device="cpu").encode(TEXTS, truncate_dim=20)
+
+
+def test_any_depth_will_do_for_pca(joined, trained):
+    model = ConcatTransformer(modules=[joined, Decoder.of(trained), Normalize()], device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.encode(TEXTS, truncate_dim=20).shape == (4, 20)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+def test_precision(model, precision):
+    coded = model.encode(TEXTS, precision=precision)
+    assert coded.dtype == (np.int8 if precision in ("int8", "binary") else np.uint8)
+    assert coded.shape == (4, 5 if "binary" in precision else 40)
+
+
+def test_progress_bar_tensors_and_device(model, capsys):
+    tensors = model.encode(TEXTS, convert_to_tensor=True, show_progress_bar=True, device="cpu", batch_size=2)
+    assert "Batches" in capsys.readouterr().err
+    assert np.abs(tensors.numpy() - model.encode(TEXTS)).max() < 1e-6
+    assert model.encode([]).size == 0 and model.encode("snow").shape == (40,)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same(model):
+    for encode in (model.encode_query, model.encode_document):
+        assert (
+            np.abs(encode(TEXTS, device=["cpu", "cpu"], truncate_dim=16) - encode(TEXTS, truncate_dim=16)).max() < 1e-6
+        )
+
+
+def test_saved_and_reloaded_gives_the_same(model, tmp_path):
+    model.save_pretrained(str(tmp_path))
+    again = load_model(tmp_path, "cpu")
+    assert type(again) is ConcatTransformer and again[0].names == ["reader", "static", "lexical"]
+    for encode in ("encode", "encode_query", "encode_document"):
+        assert np.abs(getattr(again, encode)(TEXTS) - getattr(model, encode)(TEXTS)).max() < 1e-6
+    assert np.abs(again.encode(TEXTS, truncate_dim=16) - model.encode(TEXTS, truncate_dim=16)).max() < 1e-6
+    assert again[0].members[0].max_seq_length == 16 and again[1].stops == STOPS
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))
+
+
+def test_library_loads_it_where_remote_code_is_trusted(model, tmp_path):
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    plain = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True, local_files_only=True)
+    assert np.abs(plain.encode_query(TEXTS) - model.encode_query(TEXTS)).max() < 1e-6
+
+
+def test_similarity_function_prompts_and_truncation_are_kept(model, tmp_path):
+    kept = {"prompts": {"query": "q: ", "document": ""}, "similarity_fn_name": "dot", "truncate_dim": 16}
+    ConcatTransformer(modules=list(model), device="cpu", **kept).save_pretrained(str(tmp_path), create_model_card=False)
+    again = load_model(tmp_path, "cpu")
+    assert {name: getattr(again, name) for name in kept} == kept
+
+
+def test_concat_of_a_concat(members, joined, tmp_path):
+    nested = ConcatTransformer(modules=[Concat([ConcatTransformer(modules=[joined], device="cpu"), members["static"]])])
+    nested.save_pretrained(str(tmp_path), create_model_card=False)
+    assert np.abs(load_model(tmp_path).encode(TEXTS) - nested.encode(TEXTS)).max() < 1e-6
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------
+
+
+def test_empty_list_is_an_error():
+    with pytest.raises(StudyError, match="Concat needs at least one member"):
+        Concat([])
+
+
+def test_one_member_is_that_member_normalised(members):
+    vectors = SentenceTransformer(modules=[Concat([members["reader"]])], device="cpu").encode_query(TEXTS)
+    assert np.abs(vectors - members["reader"].encode_query(TEXTS, normalize_embeddings=True)).max() < 1e-6
+
+
+def test_same_member_twice_works_and_warns(members, tmp_path):
+    with pytest.warns(UserWarning, match="the same member stands in it more than once"):
+        twice = SentenceTransformer(modules=[Concat([members["static"]] * 2)], device="cpu")
+    expected = concat([members["static"].encode(TEXTS)] * 2)
+    assert np.abs(twice.encode(TEXTS) - expected).max() < 1e-6
+    twice.save_pretrained(str(tmp_path), create_model_card=False)
+    assert np.abs(load_model(tmp_path).encode(TEXTS) - expected).max() < 1e-6
+
+
+def test_clashing_similarity_functions_are_an_error(members):
+    other = SentenceTransformer(modules=list(members["static"]), device="cpu", similarity_fn_name="euclidean")
+    with pytest.raises(StudyError, match=r"different similarity functions .*'lexical': 'cosine', 'other': 'euclidean'"):
+        Concat([members["lexical"], other], names=["lexical", "other"])
+
+
+def test_member_without_a_tokenizer_is_an_error(members):
+    with pytest.raises(StudyError, match=r"'member_2' has no tokenizer \(its first module is Normalize\)"):
+        Concat([members["static"], SentenceTransformer(modules=[Normalize()], device="cpu")])
+
+
+def test_member_that_is_no_model_is_an_error(members):
+    with pytest.raises(StudyError, match="'member_2' is a str; give SentenceTransformers"):
+        Concat([members["static"], "all-MiniLM-L6-v2"])
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_wrong_weights_are_an_error(members, weights):
+    with pytest.raises(StudyError, match="must be 2 positive numbers, one per member"):
+        Concat([members["static"], members["lexical"]], weights)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], ["a", "../b"], ["a", "b/c"], ["a", ""]])
+def test_wrong_names_are_an_error(members, names):
+    with pytest.raises(StudyError, match="must be 2 different folder names"):
+        Concat([members["static"], members["lexical"]], names=names)
+
+
+def test_long_text_is_cut_for_its_member_only_and_said_once(members):
+    model = SentenceTransformer(modules=[Concat(list(members.values()), names=list(members))], device="cpu")
+    with pytest.warns(UserWarning) as said:
+        vectors = model.encode([LONG, LONG + " zebra", *TEXTS])
+        model.encode([LONG])
+    assert [str(each.message) for each in said] == [
+        "texts longer than 16 tokens are cut for member 'reader' only; other members read on"
+    ]
+    first, second = np.split(vectors[:2], [32], axis=1)
+    assert np.allclose(first[0] / np.linalg.norm(first[0]), first[1] / np.linalg.norm(first[1]), atol=1e-6)
+    assert np.abs(second[0] - second[1]).max() > 1e-4
+
+
+def test_text_of_just_the_limit_is_not_called_long(members):
+    model = SentenceTransformer(modules=[Concat([members["reader"]])], device="cpu")
+    text = " ".join(["rain"] * 14)  # with the two marks of BERT 16 tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.encode([text])
+    with pytest.warns(UserWarning, match="longer than 16 tokens"):
+        model.encode([text + " rain"])
+
+
+def test_each_member_keeps_its_own_limit(joined):
+    with pytest.raises(StudyError, match="each member of a concat has its own limit"):
+        ConcatTransformer(modules=[joined], device="cpu").max_seq_length = 8
+
+
+def test_empty_text_warns_and_gives_a_finite_vector(members):
+    model = SentenceTransformer(modules=[Concat([members["static"], members["lexical"]])], device="cpu")
+    with pytest.warns(UserWarning, match="an empty text has no meaning"):
+        vectors = model.encode(["", "snow"])
+    assert np.isfinite(vectors).all() and np.linalg.norm(vectors[1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("text", [3, None, ("a", "b"), {"text": "a"}, b"bytes", ["nested"]])
+def test_what_is_no_text_is_an_error(model, text):
+    with pytest.raises(StudyError, match=r"a text to encode is .*; give strings"):
+        model.encode(["snow", text])
+
+
+# ---- saved folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("modules.json", "modules.json is missing"),
+        ("config_sentence_transformers.json", "config_sentence_transformers.json is missing"),
+        ("1_Decoder/model.safetensors", "1_Decoder cannot be read"),
+        ("0_Concat/config.json", "0_Concat cannot be read"),
+        ("0_Concat/reader/modules.json", "modules.json is missing"),
+        ("0_Concat/static/model.safetensors", "static: its main folder cannot be read"),
+    ],
+)
+def test_missing_file_is_an_error(saved, file, message):
+    (saved / file).unlink()
+    with pytest.raises(StudyError, match=message):
+        load_model(saved)
+
+
+def test_damaged_weights_are_an_error(saved):
+    (saved / "1_Decoder" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(StudyError, match="1_Decoder cannot be read"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "os.system"}, "module 'os.system' is neither of sentence-transformers nor of ccq_utils"),
+        ({"type": "sentence_transformers.util.import_from_string"}, "is no module"),
+        ({"path": "../elsewhere"}, "leads out of its folder"),
+    ],
+)
+def test_other_code_is_not_loaded(saved, changes, message):
+    modules = json.loads((saved / "modules.json").read_text())
+    modules[1] |= changes
+    (saved / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(StudyError, match=message):
+        load_model(saved)

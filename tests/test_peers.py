@@ -1,0 +1,164 @@
+"""Peers: each fits the bytes it is given, and gives what its own library gives."""
+
+import numpy as np
+import pytest
+
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.codecs import scores
+from ccq_utils.errors import StudyError
+from ccq_utils.evaluate import Evaluator
+from ccq_utils.peers import PEERS, FaissCodec, bitbudget_scores, make_peer
+
+DIMS = 64
+
+
+@pytest.fixture(scope="module")
+def corpus(random_vectors):
+    return random_vectors(600, DIMS, 1, decay=0.93)
+
+
+@pytest.fixture(scope="module")
+def queries(random_vectors):
+    return random_vectors(40, DIMS, 2, decay=0.93)
+
+
+@pytest.fixture(scope="module")
+def fitted(corpus):
+    return {name: make_peer(name, DIMS, 32, seed=3).fit(corpus, corpus) for name in PEERS}
+
+
+every = pytest.mark.parametrize("name", PEERS)
+
+
+@every
+def test_bytes_stay_within_the_budget(fitted, corpus, name):
+    codec = fitted[name]
+    assert 0 < codec.bytes_per_vector <= 32
+    codes = codec.encode(corpus)
+    assert codes.dtype == np.uint8 and len(codes) == len(corpus)
+    if not name.startswith("mteb"):  # mteb's wrapper does not pack; its bytes are those of a packed code
+        assert codes.shape[1] == codec.bytes_per_vector
+
+
+@every
+def test_neighbours_survive(fitted, corpus, queries, name):
+    codec = fitted[name]
+    near = np.argsort(-queries @ corpus.T, axis=1)[:, :10]
+    found = np.argsort(-scores(codec, queries, codec.encode(corpus)), axis=1)[:, :10]
+    assert (
+        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, found, strict=True)]) > 3 * 10 / 600
+    )  # three times chance
+
+
+@pytest.mark.parametrize("factory", ["PQ16x8np", "OPQ16_64,PQ16x8np", "SQ8", "SQ4", "L2norm,SQtqmse2"])
+def test_decoded_scores_are_those_of_faiss_search(corpus, queries, factory):
+    codec = FaissCodec(factory).fit(corpus)
+    codec.index_.add(np.ascontiguousarray(corpus))
+    found, places = codec.index_.search(np.ascontiguousarray(queries), 10)
+    exact = np.take_along_axis(scores(codec, queries, codec.encode(corpus)), places, axis=1)
+    assert np.allclose(found, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["RaBitQ, 4 bit", "ITQ", "PCA, SQ8"])
+def test_a_mean_far_from_zero_does_not_handicap_a_peer(corpus, queries, name):
+    """Centring transforms would score q - mean; the term that is missing then differs from document to document."""
+    shift = np.zeros(DIMS, dtype=np.float32)
+    shift[:8] = 1.0
+    documents, asked = corpus + shift, queries + shift
+    codec = make_peer(name, DIMS, 64).fit(documents)
+    exact = asked @ documents.T
+    near, found = (np.argsort(-part, axis=1)[:, :10] for part in (exact, scores(codec, asked, codec.encode(documents))))
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, found, strict=True)]) > 0.4
+
+
+def test_rabitq_keeps_its_constants_within_the_budget(corpus):
+    with pytest.raises(StudyError, match="RaBitQ of 4 bits needs 20 bytes of constants; 20 are too few"):
+        make_peer("RaBitQ, 4 bit", DIMS, 20).fit(corpus)
+
+
+def test_more_bits_of_rabitq_lie_nearer_to_the_true_scores(corpus, queries):
+    exact = queries @ corpus.T
+    off = []
+    for bits in (1, 2, 4):
+        codec = make_peer(f"RaBitQ, {bits} bit", DIMS, 200).fit(corpus)
+        found = scores(codec, queries, codec.encode(corpus))
+        best = np.argsort(-exact, axis=1)[:, :20]
+        pairs = [np.take_along_axis(part, best, axis=1) for part in (found, exact)]
+        off.append(np.std(pairs[0] - pairs[1] - (pairs[0] - pairs[1]).mean(axis=1, keepdims=True)))
+    assert off[0] > off[1] > off[2]
+
+
+def test_too_few_vectors_are_an_error_and_no_crash(corpus):
+    with pytest.raises(StudyError, match="needs at least 256 vectors to train, got 100"):
+        make_peer("PQ", DIMS, 32).fit(corpus[:100])
+    with pytest.raises(StudyError, match="needs at least 32 vectors"):
+        make_peer("PCA, SQ8", DIMS, 32).fit(corpus[:10])
+
+
+def test_what_faiss_cannot_build_is_a_clear_error(corpus):
+    with pytest.raises(StudyError, match="faiss cannot train 'PQ7x8'"):
+        FaissCodec("PQ7x8").fit(corpus)
+
+
+def test_unknown_peer_lists_the_known():
+    with pytest.raises(StudyError, match="unknown peer 'zip'; known: PQ, OPQ"):
+        make_peer("zip", DIMS, 8)
+
+
+# ---- bitbudget: its numbers in our harness, our method in its -------------------------------------------------------
+
+
+@pytest.fixture
+def judged(make_task, corpus):
+    """A task with judgements of one grade (bitbudget's gain is 2^grade - 1, mteb's the grade itself), and its vectors."""
+    task = make_task(documents=200, queries=30)
+    for grades in task.qrels.values():
+        for name in grades:
+            grades[name] = 1
+    judge = Evaluator(task)
+    rng = np.random.default_rng(5)
+    documents = corpus[:200]
+    names = list(task.documents)
+    asked = np.stack(
+        [documents[[names.index(name) for name in task.qrels[query]]].mean(axis=0) for query in judge.query_ids]
+    )
+    asked = (asked + 0.05 * rng.standard_normal(asked.shape)).astype(np.float32)
+    return task, judge, documents, asked / np.linalg.norm(asked, axis=1, keepdims=True)
+
+
+def test_bitbudget_methods_score_the_same_in_our_harness(judged):
+    from bitbudget import list_methods
+    from bitbudget.eval import evaluate
+
+    task, judge, documents, asked = judged
+    theirs = {
+        row["method"]: row for row in evaluate(documents, asked, list(task.documents), judge.query_ids, task.qrels)
+    }
+    assert len(theirs) == len(list_methods()) > 8
+    for name, row in theirs.items():
+        matrix, size = bitbudget_scores(name, asked, documents)
+        assert size == row["bytes"]
+        if "binary" not in name:  # ties of whole numbers are broken in another order
+            assert judge(matrix)["ndcg_at_10"].mean() == pytest.approx(row["ndcg"], abs=1e-4), name
+
+
+def test_byte_blocks_run_as_a_bitbudget_plug_in(judged):
+    from bitbudget import METHODS, method
+    from bitbudget.eval import evaluate
+
+    task, judge, documents, asked = judged
+
+    @method("ccq-byte-blocks", bits=1)
+    def byte_blocks(demb, qemb):
+        codec = BlockCodec(demb.shape[1] // 8, seed=1).fit(demb)
+        return scores(codec, qemb, codec.encode(demb)), codec.bytes_per_vector
+
+    try:
+        (row,) = evaluate(
+            documents, asked, list(task.documents), judge.query_ids, task.qrels, methods=["ccq-byte-blocks"]
+        )
+    finally:
+        del METHODS["ccq-byte-blocks"]
+    codec = BlockCodec(8, seed=1).fit(documents)
+    ours = judge(scores(codec, asked, codec.encode(documents)))["ndcg_at_10"].mean()
+    assert row["bytes"] == 8 and row["ndcg"] == pytest.approx(ours, abs=1e-4)

@@ -1,0 +1,503 @@
+"""The model and its codec as one object: fit, encode, search, save, load; from Python, from a shell, from the README."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ccq_utils import cli, codec_files, codecs, paths
+from ccq_utils.blocks import BlockCodec
+from ccq_utils.codecs import PercentileCodec
+from ccq_utils.coded import coded_model
+from ccq_utils.decoder import fit_pca
+from ccq_utils.errors import StudyError
+from ccq_utils.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.pipeline import CompressedModel, model_fingerprint
+from ccq_utils.textfiles import read_folder, read_texts
+
+QUERY = "bentor kosip midag"
+
+
+@pytest.fixture(scope="module")
+def texts(make_task):
+    return list(make_task(documents=80).documents.values())
+
+
+@pytest.fixture(scope="module")
+def model(members):
+    names = ["static", "lexical"]
+    return ConcatTransformer(modules=[Concat([members[name] for name in names], [1, 0.5], names)], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(model, texts, random_vectors):
+    """A function: name of a codec -> a CompressedModel fitted on the texts; each call makes a new one."""
+    pca = fit_pca(model.encode_document(texts), 48)
+
+    def make(name, on=texts):
+        made = {
+            "byte blocks": lambda: BlockCodec(8),
+            "byte blocks, general": lambda: BlockCodec(8, neighbours=0),
+            "decoder": lambda: PercentileCodec(32, 2, decoder=Decoder.of(pca, [16, 32, 48])),
+            "PCA, rotated": lambda: PercentileCodec(40, 1, rotate=True),
+        }[name]()
+        return CompressedModel(model, made).fit(on)
+
+    return make
+
+
+KINDS = ["byte blocks", "byte blocks, general", "decoder", "PCA, rotated"]
+every = pytest.mark.parametrize("kind", KINDS)
+
+
+@every
+def test_codes_are_packed_and_search_is_that_of_the_codec(made, texts, kind):
+    pipeline = made(kind)
+    codes = pipeline.encode_document(texts)
+    assert codes.dtype == np.uint8 and codes.shape == (80, {"PCA, rotated": 5}.get(kind, 8))
+    scores, numbers = pipeline.search([QUERY, texts[3]], codes, k=4)
+    queries = pipeline.model.encode_query([QUERY, texts[3]])
+    expected = codecs.scores(pipeline.codec, queries, codes)
+    assert scores.shape == numbers.shape == (2, 4)
+    assert np.abs(np.sort(expected, axis=1)[:, ::-1][:, :4] - scores).max() < 1e-6
+    assert 3 in numbers[1]
+
+
+def test_query_alone_gives_one_row_and_k_may_exceed_the_codes(made, texts):
+    pipeline = made("byte blocks")
+    codes = pipeline.encode_document(texts[:3])
+    scores, numbers = pipeline.search(QUERY, codes, k=50)
+    assert scores.shape == (3,) and sorted(numbers) == [0, 1, 2]
+
+
+@every
+def test_fit_encode_is_fit_and_encode(made, model, texts, kind):
+    pipeline = made(kind)
+    again = CompressedModel(model, made(kind, texts[:70]).codec)
+    assert np.array_equal(again.fit_encode_document(texts), pipeline.encode_document(texts))
+
+
+def test_chunks_give_the_same_codes(made, texts, monkeypatch):
+    pipeline = made("byte blocks")
+    whole = pipeline.encode_document(texts)
+    monkeypatch.setattr("ccq_utils.pipeline.CHUNK", 30)
+    assert np.array_equal(pipeline.encode_document(texts), whole)
+
+
+def test_fitted_on_general_text_with_calibration_texts(made, model, texts):
+    pipeline = CompressedModel(model, BlockCodec(8)).fit(texts[:50], texts[50:])
+    expected = BlockCodec(8).fit(model.encode_document(texts[:50]), model.encode_document(texts[50:]))
+    assert np.array_equal(pipeline.encode_document(texts), expected.encode(model.encode_document(texts)))
+
+
+@every
+def test_saved_and_reloaded_is_the_same(made, texts, kind, tmp_path):
+    pipeline = made(kind)
+    codes = pipeline.encode_document(texts)
+    pipeline.card = "## Measured\n\nNothing."
+    pipeline.save(tmp_path / "model")
+    pipeline.save_codes(tmp_path / "codes.npz", codes, [f"t{number}" for number in range(80)])
+    again = CompressedModel.load(tmp_path / "model", "cpu")
+    held, ids = again.load_codes(tmp_path / "codes.npz")
+    assert np.array_equal(held, codes) and ids[:2] == ["t0", "t1"]
+    assert np.array_equal(again.encode_document(texts), codes)
+    assert np.abs(again.model.encode_query(texts) - pipeline.model.encode_query(texts)).max() < 1e-6
+    assert np.abs(again.search(QUERY, codes)[0] - pipeline.search(QUERY, codes)[0]).max() < 1e-6
+    assert again.marks == pipeline.marks and again.card == pipeline.card
+    assert again.marks["model"] == model_fingerprint(again.model)
+    assert "Nothing." in (tmp_path / "model" / "README.md").read_text()
+    again.save(tmp_path / "model")  # over itself
+    assert CompressedModel.load(tmp_path / "model").marks == pipeline.marks
+
+
+def test_decoded_is_the_float_part(made, texts, tmp_path):
+    pipeline = made("decoder")
+    expected = pipeline.codec.decoder_.transform(pipeline.model.encode_document(texts))
+    assert np.abs(pipeline.decoded().encode_document(texts) - expected).max() < 1e-6
+    pipeline.save(tmp_path / "model")
+    again = CompressedModel.load(tmp_path / "model").decoded()
+    assert (
+        np.abs(
+            again.encode_document(texts, truncate_dim=16) - pipeline.decoded().encode_document(texts, truncate_dim=16)
+        ).max()
+        < 1e-6
+    )
+    assert again[1].stops == [16, 32, 48]
+    assert made("byte blocks").decoded() is pipeline.model
+
+
+@pytest.mark.parametrize("codec", [BlockCodec(8), PercentileCodec(16, 2)], ids=["byte blocks", "percentile"])
+def test_any_sentence_transformer_will_do_and_keeps_its_prompts(members, texts, tmp_path, codec):
+    pipeline = CompressedModel(members["reader"], codec).fit(texts)
+    codes = pipeline.encode_document(texts)
+    pipeline.save(tmp_path / "model")
+    again = CompressedModel.load(tmp_path / "model")
+    assert again.model.prompts["query"] == "ask: " and np.array_equal(again.encode_document(texts), codes)
+    assert np.abs(again.search(QUERY, codes)[0] - pipeline.search(QUERY, codes)[0]).max() < 1e-6
+    projected = codec.project(members["reader"].encode_query(texts, normalize_embeddings=True))
+    vectors = pipeline.decoded().encode_query(texts, normalize_embeddings=True)
+    assert isinstance(codec, BlockCodec) or np.abs(vectors - projected).max() < 1e-6
+    assert np.abs(coded_model(again).encode_query(texts) - projected).max() < 1e-6
+
+
+def test_truncated_model_is_an_error(model):
+    with pytest.raises(StudyError, match="truncate_dim 16 would come after the codec"):
+        CompressedModel(ConcatTransformer(modules=list(model), truncate_dim=16), BlockCodec(8))
+
+
+def test_saved_without_the_corpus_searches_the_same(made, texts, tmp_path):
+    pipeline = made("byte blocks")
+    codes = pipeline.encode_document(texts)
+    pipeline.save(tmp_path / "slim", anchors=False)
+    slim = CompressedModel.load(tmp_path / "slim")
+    assert slim.marks == pipeline.marks and slim.codec.anchors_ is None
+    assert np.array_equal(slim.search(QUERY, codes)[1], pipeline.search(QUERY, codes)[1])
+    assert not np.array_equal(slim.encode_document(texts), codes), "kept scores need the corpus"
+
+
+def test_nothing_saved_is_pickle_and_the_manifest_names_all(made, tmp_path):
+    made("decoder").save(tmp_path / "model")
+    files = {
+        path.relative_to(tmp_path / "model").as_posix() for path in (tmp_path / "model").rglob("*") if path.is_file()
+    }
+    named = json.loads((tmp_path / "model" / "pipeline.json").read_text())["files"]
+    assert files - set(named) == {"pipeline.json", "README.md"}
+    assert {name.rsplit(".", 1)[-1] for name in files} == {"json", "safetensors", "md"}
+
+
+def test_fingerprints_tell_codecs_and_models_apart(made, members, model, texts):
+    marks = {kind: made(kind).marks for kind in KINDS}
+    assert len({mark["codec"] for mark in marks.values()}) == len(KINDS)
+    assert len({mark["model"] for mark in marks.values()}) == 1
+    assert made("byte blocks", texts[:60]).marks["codec"] != marks["byte blocks"]["codec"]
+    heavier = Concat(list(model[0].members), [1, 0.6], model[0].names)
+    assert model_fingerprint(ConcatTransformer(modules=[heavier], device="cpu")) != marks["decoder"]["model"]
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------
+
+
+def test_codes_of_another_codec_or_model_are_an_error(made, members, texts, tmp_path):
+    pipeline, other = made("byte blocks"), made("byte blocks", texts[:60])
+    codes = pipeline.encode_document(texts)
+    pipeline.save_codes(tmp_path / "codes.npz", codes, range(80))
+    with pytest.raises(StudyError, match="codes.npz was made with another codec .*encode the texts again"):
+        other.load_codes(tmp_path / "codes.npz")
+    moved = CompressedModel(
+        ConcatTransformer(modules=[Concat([members["static"], members["lexical"]])]), pipeline.codec
+    )
+    with pytest.raises(StudyError, match="codes.npz was made with another model"):
+        moved.load_codes(tmp_path / "codes.npz")
+
+
+@pytest.mark.parametrize(
+    "codes", [np.zeros((4, 7), np.uint8), np.zeros(8, np.uint8), np.zeros((4, 8)), np.zeros((4, 8), np.int8), [[1] * 8]]
+)
+def test_codes_of_another_shape_are_an_error(made, codes):
+    with pytest.raises(StudyError, match=r"this model's are uint8 of shape \(n, 8\)"):
+        made("byte blocks").search(QUERY, codes)
+
+
+@pytest.mark.parametrize("file", ["codec/codec.safetensors", "codec/codec.json", "0_Concat/static/model.safetensors"])
+def test_missing_or_altered_file_is_an_error(made, tmp_path, file):
+    made("decoder").save(tmp_path / "model")
+    held = (tmp_path / "model" / file).read_bytes()
+    (tmp_path / "model" / file).write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+    with pytest.raises(StudyError, match=f"{file} was altered since it was saved"):
+        CompressedModel.load(tmp_path / "model")
+    (tmp_path / "model" / file).unlink()
+    with pytest.raises(StudyError, match=f"{file} is missing"):
+        CompressedModel.load(tmp_path / "model")
+
+
+def test_codec_of_another_model_is_an_error_even_with_its_sums(made, texts, tmp_path):
+    made("byte blocks").save(tmp_path / "one")
+    made("byte blocks", texts[:60]).save(tmp_path / "other")
+    shutil.rmtree(tmp_path / "one" / "codec")
+    shutil.copytree(tmp_path / "other" / "codec", tmp_path / "one" / "codec")
+    with pytest.raises(StudyError, match="codec/codec.* was altered"):
+        CompressedModel.load(tmp_path / "one")
+    about, other = (json.loads((tmp_path / name / "pipeline.json").read_text()) for name in ("one", "other"))
+    (tmp_path / "one" / "pipeline.json").write_text(json.dumps(about | {"files": other["files"]}))
+    with pytest.raises(StudyError, match="its codec was fitted for another model"):
+        CompressedModel.load(tmp_path / "one")
+
+
+def test_folder_that_holds_no_model_is_an_error(made, tmp_path):
+    with pytest.raises(StudyError, match="holds no saved model .*make one with ccq fit"):
+        CompressedModel.load(tmp_path)
+    (tmp_path / "pipeline.json").write_text("{")
+    with pytest.raises(StudyError, match="pipeline.json cannot be read"):
+        CompressedModel.load(tmp_path)
+    (tmp_path / "pipeline.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(StudyError, match="format version 99, this release reads 1"):
+        CompressedModel.load(tmp_path)
+
+
+def test_folder_with_other_things_is_not_overwritten(made, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for folder in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(StudyError, match="is no empty folder and holds no saved model"):
+            made("decoder").save(folder)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_codec_files_that_do_not_fit_each_other_are_an_error(made, texts, tmp_path):
+    codec_files.save_codec(made("byte blocks").codec, tmp_path / "one")
+    codec_files.save_codec(made("byte blocks", texts[:60]).codec, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "codec.safetensors", tmp_path / "one" / "codec.safetensors")
+    with pytest.raises(StudyError, match="its arrays are not those of its fingerprint"):
+        codec_files.load_codec(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "codec.json").unlink(), "codec.json is missing"),
+        (lambda folder: (folder / "codec.safetensors").unlink(), "codec.safetensors is missing"),
+        (lambda folder: (folder / "codec.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "codec.json").write_text('{"version": 2}'), "format version 2, this release reads 1"),
+        (lambda folder: (folder / "codec.json").write_text('{"version": 1, "kind": "x"}'), "cannot be read .KeyError"),
+    ],
+)
+def test_damaged_codec_is_an_error(made, tmp_path, change, message):
+    codec_files.save_codec(made("byte blocks").codec, tmp_path)
+    change(tmp_path)
+    with pytest.raises(StudyError, match=message):
+        codec_files.load_codec(tmp_path)
+
+
+def test_codec_without_a_file_format_is_an_error(model, texts, tmp_path):
+    pipeline = CompressedModel(model, codecs.LshCodec(64))
+    with pytest.raises(StudyError, match="LshCodec cannot be saved; choose one of: byte blocks, percentile"):
+        codec_files.save_codec(pipeline.codec, tmp_path)
+
+
+def test_unfitted_codec_is_an_error(model, texts, tmp_path):
+    pipeline = CompressedModel(model, BlockCodec(8))
+    for use in (
+        lambda: pipeline.encode_document(texts),
+        lambda: pipeline.search(QUERY, np.zeros((4, 8), np.uint8)),
+        lambda: pipeline.save(tmp_path / "model"),
+    ):
+        with pytest.raises(StudyError, match=r"the codec is not fitted; call fit\(texts\) first"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([], "there are no texts"),
+        ("one string", "texts is one string; give a list"),
+        (["a", " "], "text number 1 is ' '; give a string with at least one word"),
+        (["a", ""], "text number 1 is ''"),
+        (["a", None], "text number 1 is None"),
+        ([3], "text number 0 is 3"),
+    ],
+)
+def test_bad_texts_are_an_error(made, bad, message):
+    pipeline = made("byte blocks")
+    for use in (pipeline.encode_document, pipeline.fit, pipeline.fit_encode_document):
+        with pytest.raises(StudyError, match=re.escape(message)):
+            use(bad)
+
+
+@pytest.mark.parametrize(("query", "k"), [("", 3), ([], 3), ([4], 3), (QUERY, 0), (QUERY, -1)])
+def test_bad_query_is_an_error(made, texts, query, k):
+    pipeline = made("byte blocks")
+    with pytest.raises(StudyError, match="text number 0 is|there are no texts|k .* must be at least 1"):
+        pipeline.search(query, pipeline.encode_document(texts[:5]), k)
+
+
+@pytest.mark.parametrize(("ids", "count"), [(["a", "b"], 3), (["a", "a", "b"], 3), ([], 3)])
+def test_ids_that_do_not_fit_the_codes_are_an_error(made, tmp_path, ids, count):
+    with pytest.raises(StudyError, match="need as many different ids"):
+        made("byte blocks").save_codes(tmp_path / "codes.npz", np.zeros((count, 8), np.uint8), ids)
+
+
+def test_damaged_codes_file_is_an_error(made, tmp_path):
+    pipeline = made("byte blocks")
+    with pytest.raises(StudyError, match="codes.npz is missing; make it with: ccq encode"):
+        pipeline.load_codes(tmp_path / "codes.npz")
+    np.savez(tmp_path / "objects.npz", codes=np.array([{}], dtype=object), ids=[1], about="{}")
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", vectors=np.zeros(3))
+    for name in ("objects.npz", "text.npz", "other.npz"):
+        with pytest.raises(StudyError, match=f"{name} is no codes file .*make it with ccq encode"):
+            pipeline.load_codes(tmp_path / name)
+
+
+# ---- texts ------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_read_with_their_ids_and_titles(tmp_path):
+    lines = ['{"id": "a", "text": "one"}', '{"_id": 2, "title": "Two", "text": "more"}', ""]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    assert read_texts(tmp_path / "texts.jsonl") == {"a": "one", "2": "Two more"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "one"}', "object 2 has no id"),
+        ('{"id": "a", "text": "two"}', "object 2 has the id 'a' again"),
+        ('{"id": "b"}', "line 2 is not a JSON object with text"),
+        ('{"id": "b", "text": " "}', "text 'b' is ' '; give a string with at least one word"),
+        ('{"id": "b", "text": 3}', "text 'b' is 3"),
+        ("{", "line 2 is not JSON"),
+    ],
+)
+def test_bad_line_of_texts_is_an_error(tmp_path, line, message):
+    (tmp_path / "texts.jsonl").write_text('{"id": "a", "text": "one"}\n' + line)
+    with pytest.raises(StudyError, match=message):
+        read_texts(tmp_path / "texts.jsonl")
+
+
+def test_folder_of_texts(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.md").write_text("alpha")
+    (tmp_path / "b.txt").write_text("beta\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "picture.png").write_bytes(b"\x89")
+    assert read_folder(tmp_path) == {"b.txt": "beta", "deep/a.md": "alpha"}
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(StudyError, match="c.txt is not UTF-8"):
+        read_folder(tmp_path)
+    with pytest.raises(StudyError, match="there is no folder .*nowhere; give one that holds text files"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(StudyError, match="holds no text file"):
+        (tmp_path / "bare").mkdir()
+        read_folder(tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--codec", "LSH", "--out", "new"],
+            "codec 'LSH' is unknown or cannot be saved; choose one of: byte blocks, PCA, rotated",
+        ),
+        (["--out", "."], "is no empty folder and holds no saved model"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_it_is_fitted(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text("")
+    monkeypatch.setattr(CompressedModel, "from_profile", lambda *_, **__: pytest.fail("began the long work"))
+    assert cli.main(["fit", "--profile", "tiny", "--texts", "texts.jsonl", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_codes_over_a_folder_are_one_clear_error(tmp_path):
+    with pytest.raises(StudyError, match=r"cannot write to .* \(Is a directory\)"):
+        codec_files.save_codes(tmp_path, np.zeros((1, 2), dtype=np.uint8), ["a"], {})
+
+
+# ---- the profile tiny, from a shell and from the README ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Results of two profiles in which notebook 01 chose two members that are quick to make; a cache of its own."""
+    folder = tmp_path_factory.mktemp("home")
+    for profile in ("tiny", "default"):
+        results = folder / "data" / "results" / profile
+        results.mkdir(parents=True)
+        (results / "01_selection.csv").write_text("step,member,weight,score\n1,wordllama,1,0.5\n2,lexical,0.5,0.6\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCQ_CACHE", str(folder / "cache"))
+        patch.setattr(paths, "ROOT", folder)
+        yield folder
+
+
+@pytest.fixture
+def written(tmp_path, texts):
+    lines = [json.dumps({"id": f"text {number}", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    return tmp_path / "texts.jsonl"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
+def test_commands_fit_encode_and_search(home, tmp_path, written, texts, capsys, own):
+    model, codes = str(tmp_path / "model"), str(tmp_path / "codes.npz")
+    fitted_on = ["--texts", str(written)] if own else []
+    assert cli.main(["fit", "--profile", "tiny", "--out", model, "--bytes", "12", *fitted_on]) == 0
+    assert capsys.readouterr().out == f"{model}: wordllama + lexical, 12 bytes per text\n"
+    assert cli.main(["encode", model, str(written), codes]) == 0
+    assert capsys.readouterr().out == f"{codes}: 80 texts, 12 bytes each\n"
+    assert cli.main(["search", model, codes, texts[7], "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].endswith("  text 7") and float(lines[0].split()[0]) > float(lines[2].split()[0])
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(made, tmp_path):
+    made("byte blocks").save(tmp_path / "model")
+    assert CompressedModel.load(tmp_path / "model", device="cpu").model.device.type == "cpu"
+    for device in ("abacus", "cuda:99"):
+        with pytest.raises(StudyError, match=f"device '{device}' cannot be used .*; leave it out, or take 'cpu'"):
+            CompressedModel.load(tmp_path / "model", device=device)
+
+
+@pytest.mark.slow
+def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
+    for arguments, message in (
+        (["search", str(tmp_path), "codes.npz", "query"], "holds no saved model"),
+        (["encode", str(tmp_path), str(tmp_path / "none.jsonl"), "codes.npz"], "none.jsonl is missing"),
+        (
+            ["fit", "--profile", "tiny", "--out", str(tmp_path / "m"), "--codec", "zip"],
+            "codec 'zip' is unknown or cannot be saved; choose one of: byte",
+        ),
+        (
+            ["fit", "--profile", "tiny", "--out", str(tmp_path / "m"), "--device", "abacus"],
+            "device 'abacus' cannot be used",
+        ),
+        (
+            ["fit", "--profile", "wiki", "--out", str(tmp_path / "m")],
+            "table 01_selection.csv of profile 'wiki' is missing",
+        ),
+    ):
+        assert cli.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_readmes_five_lines_run_as_they_stand(home, texts, tmp_path, monkeypatch):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Use it on your own documents")[2].partition("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) == 5 and 'from_profile("default")' in code
+    monkeypatch.chdir(tmp_path)
+    names = {"texts": texts}
+    exec(code, names)
+    assert names["codes"].shape == (80, names["model"].codec.bytes_per_vector) and len(names["numbers"]) == 5
+    assert np.array_equal(CompressedModel.load("my_model").encode_document(texts), names["codes"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["default", "wiki"])
+def test_card_holds_the_studys_numbers(home, texts, tmp_path, profile):
+    source = Path(__file__).resolve().parents[1] / "data" / "results" / profile
+    place = tmp_path / "out" / "results"
+    shutil.copytree(source, place)
+    selection = "step,member,weight,score\n1,wordllama,1,0.5\n2,lexical,0.5,0.6\n"
+    (place / "01_selection.csv").write_text(selection)
+    pipeline = CompressedModel.from_profile("tiny", output=str(tmp_path / "out")).fit(texts)
+    pipeline.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    table = codec_table(place)
+    assert f"| {table['method']} | {table['bytes_per_vector']} | {table['estimate']:.3f} " in card
+    assert (
+        card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 1 | all | none |" in card
+    )
+
+
+def codec_table(folder):
+    table = pd.read_csv(folder / "05_at_48x.csv")
+    means = table[(table["scoring"] == "asymmetric") & (table["task"] == "macro mean")]
+    return means.sort_values("estimate").iloc[-1]
