@@ -63,7 +63,8 @@ class Measurement(_Strict):
 
     ``difference`` and ``retention`` compare the runs ``measured`` and ``reference``; ``retention difference`` is the
     retention of ``measured`` against ``reference`` minus that of ``other`` against ``other_reference``. ``correlation``
-    is Spearman's between columns ``x`` and ``y`` of ``table``, over its rows. ``seeds`` is the mean of column ``y`` of
+    is Spearman's between columns ``x`` and ``y`` of ``table``, over its rows; ``pairs`` names the two columns of the models
+    that a row is about, which are resampled where rows share them. ``seeds`` is the mean of column ``y`` of
     ``table`` over the rows that match ``rows``, one row per seed.
     """
 
@@ -75,6 +76,7 @@ class Measurement(_Strict):
     table: str = ""
     x: str = ""
     y: str = ""
+    pairs: list[str] = []
     rows: dict[str, str | int] = {}
 
     @model_validator(mode="after")
@@ -103,7 +105,10 @@ class Measurement(_Strict):
 
 
 class Claim(_Strict):
-    """One entry of the ledger; ``why`` gives the reason for the threshold, ``untestable`` for a missing run."""
+    """One entry of the ledger; ``why`` gives the reason for the thresholds, ``untestable`` for a missing run.
+
+    ``partly`` is where the whole interval must lie at least for *partly*; without it, only a task of its own can earn that.
+    """
 
     id: str
     statement: str
@@ -111,8 +116,14 @@ class Claim(_Strict):
     notebook: str
     test: Measurement
     reproduced: Expectation
+    partly: Expectation | None = None
     why: str
     untestable: str = ""
+
+    @property
+    def expected(self) -> str:
+        """The thresholds in words."""
+        return f"{self.reproduced}; partly: {self.partly}" if self.partly else str(self.reproduced)
 
 
 def load_ledger(path: Path = LEDGER) -> list[Claim]:

@@ -71,6 +71,8 @@ def _rule(claim, found, p):
     if expects.holds(interval):
         note = f"not on {', '.join(against)}" if against else "not after Holm's correction"
         return Ruling(claim, interval, by_task, seeds, spread, "partly", note)
+    if claim.partly and claim.partly.holds(interval):
+        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"{claim.partly}")
     if supports and not expects.fails(interval):
         return Ruling(claim, interval, by_task, seeds, spread, "partly", f"only on {', '.join(supports)}")
     note = "no difference seen" if 0 in (expects.above, expects.below) else "the interval holds the threshold"
@@ -91,7 +93,8 @@ def _measure(claim, results, queries, seed):
         for column, value in test.rows.items():
             table = table[table[column] == value]
         if test.statistic == "correlation":
-            return rank_correlation(table[test.x], table[test.y], RESAMPLES, seed), {}, 1, np.nan
+            pairs = table[test.pairs] if test.pairs else None
+            return rank_correlation(table[test.x], table[test.y], pairs, RESAMPLES, seed), {}, 1, np.nan
         return _over_seeds(table[test.y].to_numpy())
     runs = [name for name in (test.measured, test.reference, test.other, test.other_reference) if name]
     columns = [_columns(queries, name) for name in runs]
@@ -161,7 +164,7 @@ def claims_table(rulings: list[Ruling]) -> pd.DataFrame:
                 "measured": interval.estimate,
                 "low": interval.low,
                 "high": interval.high,
-                "expected": str(ruling.claim.reproduced),
+                "expected": ruling.claim.expected,
                 "seeds": ruling.seeds,
                 "seed_spread": ruling.spread,
                 "queries": interval.queries,

@@ -80,11 +80,9 @@ def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
 
 
 def correlations(study: Study, pairs: pd.DataFrame, measures) -> pd.DataFrame:
-    """Rank correlation of each measure of ``complementarity`` with the gain, and its interval over pairs and tasks."""
-    found = {
-        name: rank_correlation(pairs[name], pairs["gain"], study.profile.resamples, study.profile.bootstrap_seed)
-        for name in measures
-    }
+    """Rank correlation of each measure of ``complementarity`` with the gain, over pairs and tasks; models are resampled."""
+    models, drawn = pairs[["first", "second"]], (study.profile.resamples, study.profile.bootstrap_seed)
+    found = {name: rank_correlation(pairs[name], pairs["gain"], models, *drawn) for name in measures}
     rows = [{"measure": name, **interval._asdict()} for name, interval in found.items()]
     return pd.DataFrame(rows).rename(columns={"queries": "pairs"})
 

@@ -1,5 +1,6 @@
 """Paired bootstrap intervals over queries (scipy), for one task or for the mean over several, and Holm's correction."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -98,12 +99,11 @@ def macro_interval(value, sizes: list[int], resamples: int, seed: int, resample_
         data = queries * len(sizes) + [np.arange(len(sizes))]
 
         def statistic(*indices, axis=-1):
-            drawn = indices[-1]
-            slots = []
-            for slot in tasks:
-                each = np.stack([value(task, indices[slot * len(sizes) + task]) for task in tasks], axis=-1)
-                slots.append(np.take_along_axis(each, drawn[..., slot : slot + 1], axis=-1)[..., 0])
-            return sum(slots) / len(sizes)
+            drawn, total = indices[-1], np.zeros(indices[-1].shape[:-1])
+            for slot, task in itertools.product(tasks, tasks):
+                chosen = drawn[..., slot] == task
+                total[chosen] += value(task, indices[slot * len(sizes) + task][chosen])
+            return total / len(sizes)
 
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(sum(value(task, queries[task]) for task in tasks) / len(sizes))
@@ -120,24 +120,46 @@ def macro_interval(value, sizes: list[int], resamples: int, seed: int, resample_
     return Interval(estimate, float(low), float(high), sum(sizes))
 
 
-def rank_correlation(x, y, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Spearman's rank correlation of two columns with its 95 % percentile bootstrap interval, rows resampled."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+def rank_correlation(x, y, pairs=None, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Spearman's rank correlation of two columns with its 95 % percentile bootstrap interval.
 
-    def value(x, y, axis=-1):
-        return spearmanr(x, y).statistic
+    Parameters
+    ----------
+    x, y : ``(n,)``
+    pairs : the two models that each row is about, ``(n, 2)``; None where rows are independent of each other
+
+    Rows are resampled where they are independent. Rows about pairs of models are not, since pairs share models: models are
+    drawn with replacement instead, and a row counts as often as its pair is among all pairs of the drawn models (the
+    vertex bootstrap of Snijders and Borgatti, Connections 22, 1999).
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if pairs is None:
+        rows = lambda drawn: drawn  # noqa: E731
+        count = len(x)
+    else:
+        names, places = np.unique(np.asarray(pairs), return_inverse=True)
+        places, count = places.reshape(-1, 2), len(names)
+
+        def rows(drawn):
+            times = np.bincount(drawn, minlength=count)
+            return np.repeat(np.arange(len(x)), times[places[:, 0]] * times[places[:, 1]])
+
+    def value(drawn, axis=-1):
+        chosen = rows(drawn)
+        if len(chosen) < 2 or min(np.ptp(x[chosen]), np.ptp(y[chosen])) == 0:
+            return 0.0  # one model drawn throughout: nothing is seen of a correlation
+        return spearmanr(x[chosen], y[chosen]).statistic
 
     result = bootstrap(
-        (x, y),
+        (np.arange(count),),
         value,
-        paired=True,
         vectorized=False,
         n_resamples=resamples,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
     low, high = result.confidence_interval
-    return Interval(value(x, y), float(low), float(high), len(x))
+    return Interval(float(spearmanr(x, y).statistic), float(low), float(high), len(x))
 
 
 def _combine(statistic, ours, theirs):

@@ -175,11 +175,13 @@ class Study:
     # ---- statistics ---------------------------------------------------------------------------------------------
 
     def interval(self, statistic: str, measured, reference=None) -> Interval:
-        """``paired_interval`` with the profile's resamples and seed of the bootstrap; per-query scores, or a list by task."""
+        """``paired_interval`` with the profile's resamples and seed of the bootstrap; per-query scores, or a list by task.
+
+        The mean of several tasks resamples tasks, then queries within each.
+        """
         wrap = lambda scores: scores if isinstance(scores, list) or scores is None else [scores]  # noqa: E731
-        return paired_interval(
-            statistic, wrap(measured), wrap(reference), self.profile.resamples, self.profile.bootstrap_seed
-        )
+        drawn = (self.profile.resamples, self.profile.bootstrap_seed)
+        return paired_interval(statistic, wrap(measured), wrap(reference), *drawn, resample_tasks=True)
 
     # ---- outputs ------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,19 @@ def test_no_difference_is_not_reproduced_and_says_so(results, scores):
     assert (ruling.verdict, ruling.note) == ("not reproduced", "no difference seen")
 
 
+def test_a_number_short_of_the_threshold_is_partly_where_the_claim_says_so(results, scores):
+    folder = results({"ours": {task: 0.86 * values for task, values in scores.items()}, "theirs": scores})
+    test = {"statistic": "retention", "measured": "ours", "reference": "theirs"}
+    entry = claim(test=test, above=0.89)
+    weaker, stronger = (entry.model_copy(update={"partly": Expectation(above=value)}) for value in (0.84, 0.88))
+    assert [ruling.verdict for ruling in judge(folder, entry, weaker, stronger)] == [
+        "not reproduced",
+        "partly",
+        "not reproduced",
+    ]
+    assert judge(folder, weaker)[0].note == "above 0.84" and weaker.expected == "above 0.89; partly: above 0.84"
+
+
 def test_missing_run_is_not_testable_with_the_reason_given(results, scores):
     entry = claim().model_copy(update={"untestable": "no such corpus"})
     (ruling,) = judge(results({"ours": scores}), entry)
@@ -136,6 +149,18 @@ def test_correlation_over_the_rows_of_a_table(tmp_path):
     test = {"statistic": "correlation", "table": "01_pairs", "x": "x", "y": "y"}
     (ruling,) = judge(tmp_path, claim(test=test, below=0))
     assert ruling.verdict == "reproduced" and ruling.interval.estimate == pytest.approx(-1)
+
+
+def test_correlation_over_pairs_resamples_the_models_that_they_share(tmp_path):
+    names = [(a, b) for a in "abcde" for b in "abcde" if a < b]
+    table = pd.DataFrame(names, columns=["first", "second"])
+    table = table.assign(x=[ord(a) + ord(b) for a, b in names], y=[-ord(a) - 0.3 * ord(b) for a, b in names])
+    table.to_csv(tmp_path / "01_pairs.csv", index=False)
+    test = {"statistic": "correlation", "table": "01_pairs", "x": "x", "y": "y"}
+    rows, models = (
+        judge(tmp_path, claim(test=each, below=0))[0].interval for each in (test, test | {"pairs": ["first", "second"]})
+    )
+    assert rows.estimate == models.estimate and models.high - models.low > rows.high - rows.low
 
 
 def test_mean_over_seeds_of_chosen_rows(tmp_path):

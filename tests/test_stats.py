@@ -171,3 +171,36 @@ def test_rank_correlation_has_an_interval_that_widens_with_noise(rng):
     assert clear.low < clear.estimate < clear.high <= 1 and clear.queries == 60
     assert clear.estimate > noisy.estimate and width(clear) < width(noisy)
     assert rank_correlation(x, -(x**3), resamples=100).estimate == pytest.approx(-1)
+
+
+def test_rows_that_share_models_leave_more_open_than_independent_ones(rng):
+    pairs = [(a, b) for a in range(6) for b in range(a)]
+    strength = rng.standard_normal(6)
+    x = np.array([strength[a] + strength[b] for a, b in pairs])
+    y = x + rng.standard_normal(len(x))
+    shared = rank_correlation(x, y, pairs=[(f"m{a}", f"m{b}") for a, b in pairs], resamples=500)
+    alone = rank_correlation(x, y, resamples=500)
+    assert shared.estimate == alone.estimate and width(shared) > 1.2 * width(alone) and shared.queries == len(pairs)
+
+
+def test_interval_over_models_covers_no_correlation_about_as_often_as_it_says():
+    rng, hits = np.random.default_rng(3), {"models": 0, "rows": 0}
+    pairs = [(a, b) for a in range(8) for b in range(a)]
+    for seed in range(40):
+        left, right = rng.standard_normal((2, 8))
+        x, y = (np.array([side[a] + side[b] for a, b in pairs]) for side in (left, right))
+        for name, given in (("models", pairs), ("rows", None)):
+            interval = rank_correlation(x, y, given, resamples=100, seed=seed)
+            hits[name] += interval.low <= 0 <= interval.high
+    assert hits["models"] > 32 and hits["models"] > hits["rows"] + 3
+
+
+def test_hierarchical_interval_agrees_with_resampling_by_hand(rng):
+    tasks = [rng.uniform(0, 1, size) + shift for size, shift in ((40, 0.0), (90, 0.3), (25, 0.5))]
+    found = paired_interval("mean", tasks, resamples=4000, resample_tasks=True)
+    means = [
+        np.mean([rng.choice(tasks[task], len(tasks[task])).mean() for task in rng.integers(0, 3, 3)])
+        for _ in range(4000)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.03) and found.high == pytest.approx(high, abs=0.03)
