@@ -11,6 +11,7 @@ from ccq_utils.compress import Side, retention_rows, sides
 from ccq_utils.ideal import Equalised, IdealCode
 from ccq_utils.progress import progress
 from ccq_utils.scoring import PLACES, score_method, what_to_fit_on
+from ccq_utils.stats import Interval
 from ccq_utils.study import Study
 
 
@@ -62,7 +63,7 @@ def score_blocks(study: Study, found: dict[str, Side], fittings: dict, place: st
 
 
 def choices(study: Study, factor: int = 96) -> pd.DataFrame:
-    """Byte blocks on validation queries with one constant changed at a time, one seed: what they were chosen by.
+    """Byte blocks on validation queries with one constant changed at a time: what they were chosen by.
 
     Rows per ``constant``, ``value`` and ``fitted_on`` with retention and interval (mean over tasks); the last three matter on
     one's own corpus only.
@@ -72,7 +73,7 @@ def choices(study: Study, factor: int = 96) -> pd.DataFrame:
     tried = [(name, value) for name, values in CHOICES.items() for value in values]
     for name, value in progress(tried, "constants of byte blocks"):
         for place in PLACES if name in ("power", "dims_per_bit") else PLACES[1:]:
-            values, _ = score_blocks(study, found, fittings, place, budget, 1, **{name: value})
+            values, _ = score_blocks(study, found, fittings, place, budget, study.profile.seeds, **{name: value})
             labels = {"constant": name, "value": value, "fitted_on": place, "factor": factor}
             rows.append(retention_rows(study, found, values, **labels)[-1])
     return pd.DataFrame(rows)
@@ -106,23 +107,32 @@ def ablation(study: Study, found: dict[str, Side]) -> pd.DataFrame:
 
 
 def fading(study: Study, budget: int) -> pd.DataFrame:
-    """How much of each PCA dim comes back when held-out text is coded: 1 is in full, 0 nothing; means of 64 neighbours.
+    """How much of each PCA dim comes back when held-out text is coded: 1 is in full, 0 nothing; 64 neighbours at a time.
 
     Rows per ``method`` and ``dim`` (PCA dims of the training text, descending variance): ``share`` of the variance,
-    ``kept`` = mean of true times decoded value over mean of true squared. No step drops dims or scales them here.
+    ``kept`` = sum of true times decoded value over sum of true squared, with an interval over ``texts``; codecs are drawn
+    once per seed and averaged. No step drops dims or scales them here.
     """
     training, held_out = study.joined("training"), study.joined("calibration")
     mean, basis, variances = equalised_pca(training, training, None, power=0)
     true, share, rows = (held_out - mean) @ basis, variances / variances.sum(), []
+    groups = np.array_split(np.arange(len(share)), max(1, len(share) // 64))
     settings = {
         "unbiased": {},
         "centroids as they are": {"unbiased": False},
         "blocks of equal width": {"allocate": False},
     }
     for name, changed in settings.items():
-        codec = BlockCodec(budget, study.profile.seed, power=0, dims_per_bit=None, **changed).fit(training, held_out)
-        decoded = codec.decode(codec.encode(held_out)) @ codec.basis_.T @ basis
-        kept = (true * decoded).mean(axis=0) / np.maximum((true**2).mean(axis=0), 1e-12)
-        for dims in np.array_split(np.arange(len(share)), max(1, len(share) // 64)):
-            rows.append({"method": name, "dim": int(dims[0]), "share": share[dims].sum(), "kept": kept[dims].mean()})
+        overlap = []
+        for seed in range(study.profile.seeds):
+            codec = BlockCodec(budget, study.profile.seed + seed, power=0, dims_per_bit=None, **changed)
+            codec.fit(training, held_out)
+            decoded = codec.decode(codec.encode(held_out)) @ codec.basis_.T @ basis
+            overlap.append(np.stack([(true[:, dims] * decoded[:, dims]).sum(axis=1) for dims in groups]))
+        for number, dims in enumerate(groups):
+            each, whole = [part[number] for part in overlap], (true[:, dims] ** 2).sum(axis=1)
+            *kept, texts = study.interval("retention", np.mean(each, axis=0), whole)
+            spread = np.std([part.sum() / whole.sum() for part in each], ddof=1)
+            named = Interval(*kept, texts).named("kept") | {"texts": texts, "seed_spread": spread}
+            rows.append({"method": name, "dim": int(dims[0]), "share": share[dims].sum(), **named})
     return pd.DataFrame(rows)

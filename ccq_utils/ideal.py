@@ -1,4 +1,4 @@
-"""No codecs, but what codecs are held against: float vectors with equalised dims, and what an ideal code would give back."""
+"""What codecs are held against: float vectors with equalised dims, other codecs on such dims, an ideal code."""
 
 import numpy as np
 
@@ -34,6 +34,43 @@ class Equalised:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """What ``encode`` gave."""
         return codes
+
+
+class OnEqualised:
+    """Another codec, fitted on equalised dims in the place of the concat.
+
+    Parameters
+    ----------
+    codec : what is fitted and coded by; equalising costs no bytes, since it is shared by all vectors
+    """
+
+    def __init__(self, codec):
+        self.codec, self.equalised = codec, Equalised()
+        if hasattr(codec, "score"):  # only then: scores ask for it
+            self.score = lambda queries, codes: codec.score(self.equalised.project(queries), codes)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Those of the codec."""
+        return self.codec.bytes_per_vector
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "OnEqualised":
+        """Fit both."""
+        self.equalised.fit(vectors, calibration)
+        self.codec.fit(*(None if part is None else self.equalised.encode(part) for part in (vectors, calibration)))
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, d)``, as the codec projects equalised queries."""
+        return self.codec.project(self.equalised.project(vectors))
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bytes_per_vector) uint8``."""
+        return self.codec.encode(self.equalised.encode(vectors))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """As the codec decodes."""
+        return self.codec.decode(codes)
 
 
 class IdealCode(Equalised):

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from ccq_utils.blocks import principal_axes
 from ccq_utils.codecs import load_faiss
-from ccq_utils.decoder import fit_pca
+from ccq_utils.decoder import fit_pca, random_rotation
 from ccq_utils.errors import StudyError
 from ccq_utils.quantizer import packed_bytes
 
@@ -41,11 +42,13 @@ class FaissCodec:
 
     Parameters
     ----------
-    factory : faiss's index factory string, for example ``PCAR64,SQ8``
+    factory : faiss's index factory string, for example ``SQ8``
+    dims : vectors are turned to so many PCA dims first, in a random orthogonal basis drawn by ``seed`` (faiss's own
+        ``PCAR`` always draws the same one); None leaves them as they are
     """
 
-    def __init__(self, factory: str, seed: int = 0):
-        self.factory, self.seed = factory, seed
+    def __init__(self, factory: str, dims: int | None = None, seed: int = 0):
+        self.factory, self.dims, self.seed = factory, dims, seed
 
     @property
     def bytes_per_vector(self) -> int:
@@ -55,16 +58,18 @@ class FaissCodec:
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "FaissCodec":
         """Train on ``(n, D)`` vectors; raises ``StudyError`` where faiss cannot, with faiss's reason."""
         faiss = load_faiss()
-        kept = re.match(r"(?:PCAR|ITQ|OPQ\d+_)(\d+)", self.factory)
-        needed = max(int(kept[1]) if kept else 1, 256 if "PQ" in self.factory else 1)
+        kept = re.match(r"(?:ITQ|OPQ\d+_)(\d+)", self.factory)
+        needed = max(int(kept[1]) if kept else self.dims or 1, 256 if "PQ" in self.factory else 1)
         if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
             raise StudyError(f"{self.factory!r} needs at least {needed} vectors to train, got {len(vectors)}")
+        self.turn_ = None if self.dims is None else RotatedPca(vectors, self.dims, self.seed)
         metric = faiss.METRIC_L2 if "LSH" in self.factory else faiss.METRIC_INNER_PRODUCT
+        turned = self._turned(vectors)
         try:
-            self.index_ = faiss.index_factory(vectors.shape[1], self.factory, metric)
+            self.index_ = faiss.index_factory(turned.shape[1], self.factory, metric)
             self._prepare(faiss)
             with _quiet():
-                self.index_.train(np.ascontiguousarray(vectors, dtype=np.float32))
+                self.index_.train(turned)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
             raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
@@ -77,50 +82,66 @@ class FaissCodec:
             chain = [faiss.downcast_VectorTransform(self.index_.chain.at(i)) for i in range(self.index_.chain.size())]
             last = faiss.downcast_index(self.index_.index)
         for step in chain:
-            if isinstance(step, faiss.RandomRotationMatrix):
-                step.init(self.seed % 2**31)
             if isinstance(step, faiss.OPQMatrix):
                 step.niter, step.niter_pq, step.max_train_points = 5, 4, 4000
             if isinstance(step, faiss.ITQTransform):
-                step.itq.max_iter = 20
+                step.itq.max_iter, step.itq.seed = 20, self.seed % 2**31
         if hasattr(last, "pq"):
             last.pq.cp.niter, last.pq.cp.min_points_per_centroid, last.pq.cp.seed = 10, 1, self.seed % 2**31
 
+    def _turned(self, vectors):
+        turned = vectors if self.turn_ is None else self.turn_.centred(vectors)
+        return np.ascontiguousarray(turned, dtype=np.float32)
+
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """Queries as they are: ``decode`` gives documents back in the space they came from."""
-        return vectors
+        """Queries in the space in which ``decode`` gives documents back."""
+        return vectors if self.turn_ is None else self.turn_.turned(vectors)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        return self.index_.sa_encode(np.ascontiguousarray(vectors, dtype=np.float32))
+        return self.index_.sa_encode(self._turned(vectors))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """``(n, bytes_per_vector) uint8 -> (n, D) float32``."""
+        """``(n, bytes_per_vector) uint8 -> (n, dims) float32``, less the mean where the codec turns vectors."""
         return self.index_.sa_decode(np.ascontiguousarray(codes))
+
+
+class RotatedPca:
+    """Centred PCA in a random orthogonal basis of the kept dims, which spreads their variance evenly.
+
+    Documents are centred, queries are not: q.x and q.(x - mean) differ by the same for all documents of a query.
+    """
+
+    def __init__(self, vectors: np.ndarray, dims: int, seed: int):
+        self.mean, axes = principal_axes(vectors)
+        self.basis = axes[:, ::-1][:, :dims].astype(np.float32) @ random_rotation(dims, seed)
+
+    def turned(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, dims) float32``."""
+        return vectors @ self.basis
+
+    def centred(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, dims) float32``, less the mean."""
+        return self.turned(vectors - self.mean)
 
 
 class ItqCodec(FaissCodec):
     """Iterative quantization: PCA and a learned rotation, then signs; scored by the projected float query."""
 
     def __init__(self, bits: int, seed: int = 0):
-        super().__init__(f"ITQ{bits},LSH", seed)
+        super().__init__(f"ITQ{bits},LSH", seed=seed)
         if bits > ITQ_BITS:
             raise StudyError(f"ITQ of {bits} bits is not run: its rotation takes minutes beyond {ITQ_BITS}")
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, bits) float32``, not centred."""
-        return _turned_only(self.index_.chain.at(0), vectors)
+        """``(n, D) -> (n, bits) float32``, not centred (see ``RotatedPca``)."""
+        apply = self.index_.chain.at(0).apply
+        return apply(self._turned(vectors)) - apply(np.zeros((1, vectors.shape[1]), dtype=np.float32))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes to plus and minus one, ``(n, bits) float32``."""
         faiss = load_faiss()
         return faiss.downcast_index(self.index_.index).sa_decode(np.ascontiguousarray(codes))
-
-
-def _turned_only(transform, vectors):
-    """A centring transform's turn without its shift: q.x and q.(x - mean) differ by the same for all documents of a query."""
-    apply = lambda part: transform.apply(np.ascontiguousarray(part, dtype=np.float32))  # noqa: E731
-    return apply(vectors) - apply(np.zeros((1, vectors.shape[1])))
 
 
 class RabitqCodec:
@@ -141,10 +162,9 @@ class RabitqCodec:
             )
         if len(vectors) < dims:
             raise StudyError(f"RaBitQ on {dims} PCA dims needs as many vectors to train, got {len(vectors)}")
-        self.turn_ = faiss.PCAMatrix(vectors.shape[1], dims, 0, True)
-        self.turn_.train(np.ascontiguousarray(vectors, dtype=np.float32))
+        self.turn_ = RotatedPca(vectors, dims, self.seed)
         self.index_ = faiss.index_factory(dims, name, faiss.METRIC_INNER_PRODUCT)
-        self.index_.train(self._turned(vectors))
+        self.index_.train(self.turn_.centred(vectors))
         self.index_.qb = (
             8  # bits per dim of the query: 99.6 % of the same top ten as a float query, a hundred times faster
         )
@@ -155,18 +175,15 @@ class RabitqCodec:
         """Faiss's own count, per-vector constants included."""
         return self.index_.sa_code_size()
 
-    def _turned(self, vectors):
-        return self.turn_.apply(np.ascontiguousarray(vectors, dtype=np.float32))
-
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        return self.index_.sa_encode(self._turned(vectors))
+        return self.index_.sa_encode(self.turn_.centred(vectors))
 
     def score(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Faiss's estimate for the best ``SHOWN`` documents of each query, the lowest number for all others."""
         self.index_.reset()
         self.index_.add_sa_codes(np.ascontiguousarray(codes))
-        found, order = self.index_.search(_turned_only(self.turn_, queries), min(SHOWN, len(codes)))
+        found, order = self.index_.search(self.turn_.turned(queries), min(SHOWN, len(codes)))
         matrix = np.full((len(queries), len(codes)), np.finfo(np.float32).min, dtype=np.float32)
         np.put_along_axis(matrix, order, found, axis=1)
         return matrix
@@ -265,10 +282,10 @@ def _pq_dims(in_dims, budget):
 
 
 PEERS = {
-    "PQ": lambda dims, budget, seed: FaissCodec(f"PCAR{_pq_dims(dims, budget)},PQ{budget}x8np", seed),
-    "OPQ": lambda dims, budget, seed: FaissCodec(f"OPQ{budget}_{_pq_dims(dims, budget)},PQ{budget}x8np", seed),
-    "PCA, SQ8": lambda dims, budget, seed: FaissCodec(f"PCAR{min(dims, budget)},SQ8", seed),
-    "PCA, SQ4": lambda dims, budget, seed: FaissCodec(f"PCAR{min(dims, 2 * budget)},SQ4", seed),
+    "PQ": lambda dims, budget, seed: FaissCodec(f"PQ{budget}x8np", _pq_dims(dims, budget), seed),
+    "OPQ": lambda dims, budget, seed: FaissCodec(f"OPQ{budget}_{_pq_dims(dims, budget)},PQ{budget}x8np", seed=seed),
+    "PCA, SQ8": lambda dims, budget, seed: FaissCodec("SQ8", min(dims, budget), seed),
+    "PCA, SQ4": lambda dims, budget, seed: FaissCodec("SQ4", min(dims, 2 * budget), seed),
     "ITQ": lambda dims, budget, seed: ItqCodec(min(dims, 8 * budget), seed),
     **{
         f"RaBitQ, {bits} bit": lambda dims, budget, seed, bits=bits: RabitqCodec(budget, bits, seed)
@@ -276,7 +293,7 @@ PEERS = {
     },
     **{
         f"TurboQuant, {bits} bit": lambda dims, budget, seed, bits=bits: FaissCodec(
-            f"PCAR{min(dims, 8 * budget // bits)},L2norm,SQtqmse{bits}", seed
+            f"L2norm,SQtqmse{bits}", min(dims, 8 * budget // bits), seed
         )
         for bits in (1, 2, 3, 4)
     },
@@ -291,6 +308,15 @@ PEERS = {
     },
 }
 """Name -> factory(in_dims, budget in bytes, seed)."""
+DRAWN = (
+    "PQ",
+    "OPQ",
+    "PCA, SQ8",
+    "PCA, SQ4",
+    "ITQ",
+    *(name for name in PEERS if name.startswith(("RaBitQ", "TurboQuant"))),
+)
+"""Peers in which something is drawn: a rotation, or where k-means begins."""
 
 
 def make_peer(name: str, in_dims: int, budget: int, seed: int = 0):

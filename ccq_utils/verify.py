@@ -16,7 +16,17 @@ from ccq_utils.errors import StudyError
 from ccq_utils.stats import LEVEL
 from ccq_utils.tolerances import allowed, is_p_value, read_spread
 
-FINDINGS = ("verdict", "note", "reached", "better_fitted_on", "best_other", "better_than_ours", "weights")
+FINDINGS = (
+    "verdict",
+    "note",
+    "reached",
+    "supported",
+    "better_fitted_on",
+    "best_other",
+    "better_than_ours",
+    "better_elsewhere",
+    "weights",
+)
 """Columns of words that follow from numbers, and may turn where a number moves within its tolerance."""
 CLOSE = 3.0
 WORDS = ("OK", "close", "DIFFERENT")

@@ -260,12 +260,26 @@ def test_comparison_holds_ours_against_peers_and_single_models(tiny):
     assert (table["bytes_per_vector"] <= 4 * tiny.joined("calibration").shape[1] / table["factor"]).all()
     reached = comparison.goals(table).set_index("factor")
     assert reached.loc[192, "own corpus"] > reached.loc[192, "general text"]
+    for name in (*comparison.PLACES, "best_other_retention"):
+        assert (reached[f"{name}_low"] <= reached[name]).all() and (reached[name] <= reached[f"{name}_high"]).all()
+    drawn = table.set_index("method")["seed_spread"].notna()
+    assert drawn["TurboQuant, 1 bit"].all() and drawn["minilm alone, byte blocks"].all() and not drawn["int8"].any()
     names = ledger.read_queries(tiny.results).columns
     assert {"byte blocks, 48x, own corpus #0", "peer PCA, rotated, 48x, general text #1"} <= set(names)
 
 
+def test_a_peer_is_judged_among_those_at_the_same_factor_and_place_only():
+    row = {"factor": 48, "fitted_on": "own corpus", "method": "PQ", "task": "a", "queries": 50}
+    row |= {"ahead": -0.1, "ahead_low": -0.19, "ahead_high": -0.01, "ahead_p": 0.03}
+    alone, many = comparison.judged(pd.DataFrame([row])), comparison.judged(pd.DataFrame([row] * 9))
+    other = comparison.judged(pd.DataFrame([row, *[row | {"factor": 96}] * 9]))
+    assert alone["verdict"][0] == other["verdict"].iloc[0] == "worse" and set(many["verdict"]) == {"no difference seen"}
+
+
 def test_what_centroids_lose_comes_back_unbiased(tiny):
-    faded = block_steps.fading(tiny, 32).groupby("method")["kept"].mean()
+    table = block_steps.fading(tiny, 32)
+    assert (table["kept_low"] <= table["kept"]).all() and (table["kept"] <= table["kept_high"]).all()
+    faded = table.groupby("method")["kept"].mean()
     assert faded["centroids as they are"] < 0.6 and faded["unbiased"] == pytest.approx(1, abs=0.1)
 
 
@@ -287,3 +301,4 @@ def test_search_speed_is_measured_for_the_same_documents(tiny):
     (side, *_) = sides(tiny).values()
     speed = comparison.search_speed(side, 32, seed=1, repeats=1)
     assert list(speed["bytes_per_vector"])[1:] == [32, 32] and (speed["million_scores_per_second"] > 0).all()
+    assert (speed["slowest"] <= speed["fastest"]).all() and speed["over_flat"].iloc[0] == 1

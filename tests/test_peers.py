@@ -7,7 +7,7 @@ from ccq_utils.blocks import BlockCodec
 from ccq_utils.codecs import scores
 from ccq_utils.errors import StudyError
 from ccq_utils.evaluate import Evaluator
-from ccq_utils.peers import PEERS, FaissCodec, bitbudget_scores, make_peer
+from ccq_utils.peers import DRAWN, PEERS, FaissCodec, bitbudget_scores, make_peer
 
 DIMS = 64
 
@@ -57,6 +57,18 @@ def test_decoded_scores_are_those_of_faiss_search(corpus, queries, factory):
     found, places = codec.index_.search(np.ascontiguousarray(queries), 10)
     exact = np.take_along_axis(scores(codec, queries, codec.encode(corpus)), places, axis=1)
     assert np.allclose(found, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_another_seed_draws_another_codec_and_the_same_seed_the_same(corpus, name):
+    first, again, other = (make_peer(name, DIMS, 40, seed).fit(corpus).encode(corpus) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in DRAWN])
+def test_peers_that_draw_nothing_are_the_same_for_every_seed(corpus, name):
+    first, other = (make_peer(name, DIMS, 32, seed).fit(corpus, corpus).encode(corpus) for seed in (1, 2))
+    assert np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("name", ["RaBitQ, 4 bit", "ITQ", "PCA, SQ8"])
