@@ -64,7 +64,7 @@ class Measurement(_Strict):
     ``difference`` and ``retention`` compare the runs ``measured`` and ``reference``; ``retention difference`` is the
     retention of ``measured`` against ``reference`` minus that of ``other`` against ``other_reference``. ``correlation``
     is Spearman's between columns ``x`` and ``y`` of ``table``, over its rows; ``pairs`` names the two columns of the models
-    that a row is about, which are resampled where rows share them. ``seeds`` is the mean of column ``y`` of
+    that a row is about, for an interval that leaves out one model at a time. ``seeds`` is the mean of column ``y`` of
     ``table`` over the rows that match ``rows``, one row per seed.
     """
 

@@ -80,7 +80,7 @@ def complementarity(study: Study, split: str = "test") -> pd.DataFrame:
 
 
 def correlations(study: Study, pairs: pd.DataFrame, measures) -> pd.DataFrame:
-    """Rank correlation of each measure of ``complementarity`` with the gain, over pairs and tasks; models are resampled."""
+    """Rank correlation of each measure of ``complementarity`` with the gain; its interval leaves out one model at a time."""
     models, drawn = pairs[["first", "second"]], (study.profile.resamples, study.profile.bootstrap_seed)
     found = {name: rank_correlation(pairs[name], pairs["gain"], models, *drawn) for name in measures}
     rows = [{"measure": name, **interval._asdict()} for name, interval in found.items()]

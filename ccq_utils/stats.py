@@ -4,7 +4,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, norm, spearmanr
+from scipy.stats import bootstrap, norm, spearmanr, t
 
 from ccq_utils.errors import StudyError
 
@@ -121,45 +121,39 @@ def macro_interval(value, sizes: list[int], resamples: int, seed: int, resample_
 
 
 def rank_correlation(x, y, pairs=None, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Spearman's rank correlation of two columns with its 95 % percentile bootstrap interval.
+    """Spearman's rank correlation of two columns with its 95 % interval.
 
     Parameters
     ----------
     x, y : ``(n,)``
     pairs : the two models that each row is about, ``(n, 2)``; None where rows are independent of each other
 
-    Rows are resampled where they are independent. Rows about pairs of models are not, since pairs share models: models are
-    drawn with replacement instead, and a row counts as often as its pair is among all pairs of the drawn models (the
-    vertex bootstrap of Snijders and Borgatti, Connections 22, 1999).
+    Independent rows are resampled (percentile bootstrap). Rows about pairs of models are not independent, since pairs share
+    models: there each model is left out in turn (the jackknife of a U-statistic, Arvesen, Annals of Mathematical Statistics
+    40, 1969), with Student's quantile for so few models, ends cut at -1 and 1.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    estimate = float(spearmanr(x, y).statistic)
     if pairs is None:
-        rows = lambda drawn: drawn  # noqa: E731
-        count = len(x)
-    else:
-        names, places = np.unique(np.asarray(pairs), return_inverse=True)
-        places, count = places.reshape(-1, 2), len(names)
-
-        def rows(drawn):
-            times = np.bincount(drawn, minlength=count)
-            return np.repeat(np.arange(len(x)), times[places[:, 0]] * times[places[:, 1]])
-
-    def value(drawn, axis=-1):
-        chosen = rows(drawn)
-        if len(chosen) < 2 or min(np.ptp(x[chosen]), np.ptp(y[chosen])) == 0:
-            return 0.0  # one model drawn throughout: nothing is seen of a correlation
-        return spearmanr(x[chosen], y[chosen]).statistic
-
-    result = bootstrap(
-        (np.arange(count),),
-        value,
-        vectorized=False,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Interval(float(spearmanr(x, y).statistic), float(low), float(high), len(x))
+        low, high = bootstrap(
+            (x, y),
+            lambda x, y, axis=-1: spearmanr(x, y).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        return Interval(estimate, float(low), float(high), len(x))
+    pairs = np.asarray(pairs)
+    models = np.unique(pairs)
+    if len(models) < 4:
+        raise StudyError(f"a correlation over pairs needs at least four models to leave one out, got {len(models)}")
+    without = [(pairs != model).all(axis=1) for model in models]
+    left = np.array([spearmanr(x[rows], y[rows]).statistic for rows in without])
+    error = np.sqrt((len(models) - 1) / len(models) * ((left - left.mean()) ** 2).sum())
+    half = t.ppf(0.975, len(models) - 1) * error
+    return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half), len(x))
 
 
 def _combine(statistic, ours, theirs):

@@ -151,7 +151,7 @@ def test_correlation_over_the_rows_of_a_table(tmp_path):
     assert ruling.verdict == "reproduced" and ruling.interval.estimate == pytest.approx(-1)
 
 
-def test_correlation_over_pairs_resamples_the_models_that_they_share(tmp_path):
+def test_correlation_over_pairs_leaves_out_the_models_that_they_share(tmp_path):
     names = [(a, b) for a in "abcde" for b in "abcde" if a < b]
     table = pd.DataFrame(names, columns=["first", "second"])
     table = table.assign(x=[ord(a) + ord(b) for a, b in names], y=[-ord(a) - 0.3 * ord(b) for a, b in names])
