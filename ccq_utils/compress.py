@@ -1,5 +1,6 @@
 """Retention of a compressed concat: fit without judgements, code the documents, score, compare per query."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,8 @@ SCARCE_EPOCHS = 5
 """How many times more epochs a decoder that is trained on few passages gets at most."""
 NEAREST = 10
 """How many nearest texts ``cosine_agreement`` looks at: as many as nDCG@10 does."""
+HELD_OUT = 10
+"""One in so many short texts is held out from a decoder that is trained on them."""
 
 
 @dataclass
@@ -217,6 +220,7 @@ def trained_decoder(
     early_stop=True,
     training=None,
     passages=None,
+    queries=False,
     **regular,
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, cached by content, with its loss history.
@@ -229,7 +233,9 @@ def trained_decoder(
     early_stop : False trains all ablation epochs, to show what happens past the best one
     training : vectors to train on; the training text's concat if None
     passages : train on the first so many only, with as many more epochs (at most ``SCARCE_EPOCHS`` times)
-    regular : what ``Decoder`` and ``train_decoder`` take further: ``dropout``, ``residual``, ``weight_decay``, ``loss``
+    queries : put the short sides of the text's pairs, which read like queries, among the passages, in held-out text too
+    regular : what ``Decoder`` and ``train_decoder`` take further: ``dropout``, ``residual``, ``weight_decay``, ``loss``,
+        ``neighbours``, ``bits``
     """
     spec = study.profile.decoder
     training = study.joined("training") if training is None else training
@@ -257,6 +263,12 @@ def trained_decoder(
         **regular,
         "vectors": fingerprint(training, validation),
     }
+    texts = [training, validation]
+    if queries:
+        short = study.joined("short")
+        held_out = np.arange(len(short)) % HELD_OUT == 0
+        texts = [np.concatenate(pair) for pair in zip(texts, (short[~held_out], short[held_out]), strict=True)]
+        key["queries"] = fingerprint(*texts)
     shape = {name: regular.pop(name) for name in ("dropout", "residual") if name in regular}
 
     def build(folder):
@@ -264,7 +276,7 @@ def trained_decoder(
         decoder = Decoder(training.shape[1], dims, depth, width, **shape)
         if start == "PCA":
             decoder.start_from(fit_pca(training, dims))
-        history = train_decoder(decoder, training, validation, **settings, **regular)
+        history = train_decoder(decoder, *texts, **settings, **regular)
         decoder.save(folder)
         history.to_csv(folder / "history.csv", index=False)
 
@@ -274,4 +286,6 @@ def trained_decoder(
 
 def chosen_decoder(study: Study, seed: int = 0, training: np.ndarray | None = None) -> Decoder:
     """The trained decoder that notebook 03 chose on validation queries; trained again if the cache does not have it."""
-    return trained_decoder(study, study.read("03_decoders")["start"][0], seed=seed, training=training)[0]
+    chosen = study.read("03_decoders").iloc[0]
+    objective = json.loads(chosen.get("objective", "{}"))
+    return trained_decoder(study, chosen["start"], seed=seed, training=training, **objective)[0]

@@ -1,11 +1,10 @@
 """The decoder: a light map from the concat's D dims to d, whose prefixes (stops) are useful on their own.
 
-Loss (paper section 3.2): for a batch, the difference between the pairwise cosine similarities of inputs and outputs,
-summed over the stops. All stops come from one set of Gram prefix sums: the Gram matrix of a prefix is the sum of the
-Gram matrices of the blocks between stops, so a step costs B*B*d multiplications rather than B*B*sum(stops).
+Two ways to get one: uncentred PCA in closed form, and training on text without judgements by one of ``losses``.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,9 @@ from torch import nn
 
 from ccq_utils.cache import remembered
 from ccq_utils.errors import StudyError
+from ccq_utils.losses import LOSSES, coded_cosines, prefix_cosines, ranking_loss, reconstruction_loss, similarity_loss
 from ccq_utils.progress import progress
-
-LOSSES = ("similarity", "near pairs", "ranking", "reconstruction")
-NEAR, SHARPNESS = 0.1, 0.05
-"""Cosine by which a pair's weight in ``near pairs`` grows e-fold; temperature of the distributions in ``ranking``."""
+from ccq_utils.quantizer import BITS
 
 
 class Decoder(nn.Module):
@@ -98,60 +95,6 @@ class Decoder(nn.Module):
         return decoder.eval()
 
 
-def prefix_cosines(vectors: torch.Tensor, stops: list[int]) -> list[torch.Tensor]:
-    """Pairwise cosine similarities ``(B, B)`` of the first ``stop`` dims, for every stop, from Gram prefix sums."""
-    gram = torch.zeros(len(vectors), len(vectors), dtype=vectors.dtype)
-    found, start = [], 0
-    for stop in stops:
-        block = vectors[:, start:stop]
-        gram = gram + block @ block.T
-        scale = gram.diagonal().clamp_min(1e-12).rsqrt()
-        found.append(gram * scale[:, None] * scale[None, :])
-        start = stop
-    return found
-
-
-def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], near: bool = False) -> torch.Tensor:
-    """Mean squared difference of pairwise cosines, input against each prefix of the output, averaged over stops.
-
-    Parameters
-    ----------
-    inputs : ``(B, D)`` with rows of length one
-    outputs : ``(B, d)``, any length
-    stops : ascending truncation depths, the last at most d
-    near : near pairs, which decide rankings, weigh more: by ``exp(cosine / NEAR)``
-    """
-    teacher = inputs @ inputs.T
-    weights = torch.exp(teacher / NEAR) if near else torch.ones_like(teacher)
-    weights = weights / weights.mean()
-    return sum((weights * (student - teacher) ** 2).mean() for student in prefix_cosines(outputs, stops)) / len(stops)
-
-
-def ranking_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
-    """Listwise: for each text, the batch's other texts as a distribution by cosine; the divergence (Kullback-Leibler) of
-    each prefix of the output from the input, averaged over texts and stops. Arguments as in ``similarity_loss``.
-    """
-    itself = torch.eye(len(inputs), dtype=torch.bool)
-
-    def logs(cosines):
-        return torch.log_softmax((cosines / SHARPNESS).masked_fill(itself, -1e4), dim=1)
-
-    teacher = logs(inputs @ inputs.T)
-    parts = [
-        (teacher.exp() * (teacher - logs(student))).sum(dim=1).mean() for student in prefix_cosines(outputs, stops)
-    ]
-    return sum(parts) / len(stops)
-
-
-def reconstruction_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], weight: torch.Tensor):
-    """Mean squared error of the inputs rebuilt from each prefix of the output by the transposed map, averaged over stops.
-
-    The rival of ``similarity_loss``: a tied linear autoencoder with the same stops. ``weight`` is the map ``(d, D)``.
-    """
-    rebuilt = [outputs[:, :stop] @ weight[:stop] for stop in stops]
-    return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
-
-
 def random_rotation(dims: int, seed: int) -> np.ndarray:
     """A random orthogonal matrix, ``(dims, dims) float32``."""
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0].astype(np.float32)
@@ -182,6 +125,44 @@ def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
     return decoder.eval()
 
 
+def nearest(vectors: np.ndarray, count: int, block: int = 1024) -> torch.Tensor:
+    """Each row's own number and those of its ``count`` nearest others by cosine, ``(n, 1 + count)``.
+
+    Parameters
+    ----------
+    vectors : rows of length one
+    block : rows that are compared with all others at a time
+
+    Raises
+    ------
+    StudyError : fewer others than ``count``, or a count below one.
+    """
+    if not 1 <= count < len(vectors):
+        raise StudyError(f"{count} nearest neighbours cannot be had from {len(vectors)} texts; give 1 to n - 1")
+    values, found = torch.from_numpy(vectors), []
+    for part in torch.arange(len(values)).split(block):
+        cosines = values[part] @ values.T
+        cosines[torch.arange(len(part)), part] = -torch.inf
+        found.append(torch.cat([part[:, None], cosines.topk(count, dim=1).indices], dim=1))
+    return torch.cat(found)
+
+
+def near_batches(neighbours: torch.Tensor, order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Batches of anchors, taken in ``order``, with their nearest texts: as many batches as random ones would be.
+
+    Parameters
+    ----------
+    neighbours : what ``nearest`` gives
+
+    Returns
+    -------
+    Text numbers, each once in a batch, which therefore may hold fewer than ``batch_size``.
+    """
+    anchors = max(1, batch_size // neighbours.shape[1])
+    steps = -(-len(order) // batch_size)
+    return [neighbours[part].unique() for part in order.split(anchors)[:steps]]
+
+
 def train_decoder(
     decoder: Decoder,
     training: np.ndarray,
@@ -194,8 +175,10 @@ def train_decoder(
     seed: int,
     weight_decay: float = 0.0,
     loss: str = "similarity",
+    neighbours: int = 0,
+    bits: int | None = None,
 ) -> pd.DataFrame:
-    """Train in place with AdamW on random batches, keep the weights of the best validation loss.
+    """Train in place with AdamW, keep the weights of the best validation loss.
 
     Parameters
     ----------
@@ -203,6 +186,8 @@ def train_decoder(
     patience : epochs without improvement before stopping; None trains all epochs (to show overfitting)
     weight_decay : AdamW's; 0 is plain Adam
     loss : ``similarity`` (the paper's), ``near pairs``, ``ranking`` or ``reconstruction`` (depth 1 only)
+    neighbours : batches, of held-out text too, are anchors with so many of their nearest texts; 0 draws them at random
+    bits : one side of each pair is coded with so many bits, turned by one random rotation per stop; None codes nothing
 
     Returns
     -------
@@ -210,34 +195,46 @@ def train_decoder(
 
     Raises
     ------
-    StudyError : stops larger than the decoder, vectors that hold NaN, too little text for one batch, an unknown loss.
+    StudyError : stops larger than the decoder, vectors that hold NaN, too little text for one batch or for so many
+        neighbours, an unknown loss or number of bits, codes for a loss that compares no pairs.
     """
     if loss not in LOSSES:
         raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")
-
+    if bits is not None and (bits not in BITS or loss == "reconstruction"):
+        accepted = ", ".join(map(str, BITS))
+        raise StudyError(f"{loss} loss cannot code a side with {bits!r} bits; accepted: {accepted}, not reconstruction")
     if stops[-1] > decoder.config["out_dims"]:
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     if len(training) < 2 or len(validation) < 2:
         raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
     if not (np.isfinite(training).all() and np.isfinite(validation).all()):
         raise StudyError("decoder training vectors hold NaN or infinity; mend the model or remove the texts")
+    near, held_out_batches = None, [torch.arange(len(validation))]
+    if neighbours:
+        near, near_held_out = nearest(training, neighbours), nearest(validation, neighbours)
+        held_out_batches = near_batches(near_held_out, held_out_batches[0], batch_size)
     generator = torch.Generator().manual_seed(seed)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    cosines = prefix_cosines
+    if bits is not None:
+        rotations = [torch.from_numpy(random_rotation(stop, seed)) for stop in stops]
+        cosines = partial(coded_cosines, bits=bits, rotations=rotations)
 
     def loss_of(vectors):
         if loss == "reconstruction":
             return reconstruction_loss(vectors, decoder(vectors), stops, decoder.layers[0].weight)
         if loss == "ranking":
-            return ranking_loss(vectors, decoder(vectors), stops)
-        return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs")
+            return ranking_loss(vectors, decoder(vectors), stops, cosines)
+        return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs", cosines=cosines)
 
     best, best_state, history = np.inf, None, []
     bar = progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}")
     for epoch in bar:
         losses = []
         decoder.train()
-        for index in torch.randperm(len(training), generator=generator).split(batch_size) if epoch else ():
+        order = torch.randperm(len(training), generator=generator) if epoch else torch.arange(0)
+        for index in order.split(batch_size) if near is None else near_batches(near, order, batch_size):
             if len(index) > 1:
                 value = loss_of(training[index])
                 optimiser.zero_grad()
@@ -246,7 +243,7 @@ def train_decoder(
                 losses.append(value.item())
         decoder.eval()
         with torch.inference_mode():
-            held_out = loss_of(validation).item()
+            held_out = float(np.mean([loss_of(validation[index]).item() for index in held_out_batches]))
         history.append(
             {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
         )

@@ -1,13 +1,26 @@
 """Retention rows: repeated runs are averaged per query, their spread is shown, tasks are averaged with equal weight."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from ccq_utils import compress
 from ccq_utils.codecs import CODECS, DETERMINISTIC
-from ccq_utils.compress import MACRO, Side, cosine_agreement, fitted_codecs, retention_row, retention_rows
+from ccq_utils.compress import (
+    MACRO,
+    Side,
+    chosen_decoder,
+    cosine_agreement,
+    fitted_codecs,
+    retention_row,
+    retention_rows,
+    trained_decoder,
+)
 from ccq_utils.decoder import fit_pca
+from ccq_utils.profile import DecoderSpec
 from ccq_utils.stats import paired_interval
 
 
@@ -89,3 +102,52 @@ def test_error_is_the_root_of_the_mean_square_over_all_pairs_and_has_its_spread_
     ]
     assert row["estimate"] == pytest.approx(np.sqrt(np.mean(errors)), rel=1e-4)
     assert row["seed_spread"] == pytest.approx(np.sqrt(errors).std(ddof=1), rel=1e-3)
+
+
+def key_of(**settings):
+    """The key that a training is cached by, as JSON."""
+    parts = {"training": np.eye(16, dtype=np.float32), "validation": np.eye(4, 16, dtype=np.float32)}
+    parts["short"] = parts["training"][::-1].copy()
+    keys = []
+
+    def artifact(kind, key, build):
+        keys.append(json.dumps(key))
+        raise InterruptedError  # nothing is trained
+
+    profile = SimpleNamespace(seed=7, decoder=DecoderSpec(dims=8, stops=[4, 8]))
+    study = SimpleNamespace(joined=parts.__getitem__, profile=profile, cache=SimpleNamespace(artifact=artifact))
+    with pytest.raises(InterruptedError):
+        trained_decoder(study, **settings)
+    return keys[0]
+
+
+def test_key_of_a_training_never_changes():
+    assert key_of(start="PCA") == (
+        '{"start": "PCA", "dims": 8, "depth": 1, "width": 512, "stops": [4, 8], "epochs": 20, "batch_size": 128, '
+        '"learning_rate": 0.0001, "patience": 3, "seed": 7, '
+        '"vectors": "734532e1bae775862c048099fea348d07af96ba753af74f5d7d99c456885e73d"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "setting", [{"loss": "ranking"}, {"neighbours": 3}, {"bits": 2}, {"queries": True}, {"seed": 1}]
+)
+def test_key_holds_each_setting(setting):
+    assert key_of(start="PCA", **setting) != key_of(start="PCA")
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"start": ["PCA"]}, {"start": "PCA"}),
+        ({"start": ["PCA"], "objective": ["{}"]}, {"start": "PCA"}),
+        (
+            {"start": ["PCA"], "objective": ['{"loss": "ranking", "queries": true}']},
+            {"start": "PCA", "loss": "ranking", "queries": True},
+        ),
+    ],
+)
+def test_chosen_decoder_is_trained_as_the_table_says(monkeypatch, table, expected):
+    monkeypatch.setattr(compress, "trained_decoder", lambda study, start, **given: (given | {"start": start}, None))
+    found = chosen_decoder(SimpleNamespace(read=lambda name: pd.DataFrame(table)), seed=2)
+    assert found == {"seed": 2, "training": None} | expected

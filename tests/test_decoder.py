@@ -1,22 +1,14 @@
-"""The decoder: the loss against its definition, PCA against scikit-learn, training, saving, bad input."""
+"""The decoder: PCA against scikit-learn, near-neighbour batches, training, saving, bad input."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
-from scipy.stats import entropy
 from sklearn.decomposition import TruncatedSVD
+from sklearn.neighbors import NearestNeighbors
 
-from ccq_utils.decoder import (
-    Decoder,
-    fit_pca,
-    prefix_cosines,
-    ranking_loss,
-    reconstruction_loss,
-    similarity_loss,
-    train_decoder,
-)
+from ccq_utils.decoder import Decoder, fit_pca, near_batches, nearest, train_decoder
 from ccq_utils.errors import StudyError
+from ccq_utils.losses import reconstruction_loss, similarity_loss
 
 
 @pytest.fixture(scope="module")
@@ -45,38 +37,6 @@ def weights(decoder):
 
 def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first | second)
-
-
-@pytest.mark.parametrize("stops", [[3], [2, 3, 7, 16], [16], [1, 16]])
-def test_prefix_cosines_equal_direct_ones(stops):
-    vectors = torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
-    for stop, found in zip(stops, prefix_cosines(vectors, stops), strict=True):
-        direct = torch.nn.functional.cosine_similarity(vectors[:, None, :stop], vectors[None, :, :stop], dim=-1)
-        assert torch.allclose(found, direct, atol=1e-5)
-
-
-def test_loss_is_the_mean_over_stops_of_squared_cosine_differences(training):
-    inputs, outputs = torch.from_numpy(training[:20]), torch.from_numpy(training[:20, ::-1].copy())
-    normal = torch.nn.functional.normalize
-    expected = [
-        ((inputs @ inputs.T - normal(outputs[:, :stop]) @ normal(outputs[:, :stop]).T) ** 2).mean() for stop in (4, 8)
-    ]
-    assert similarity_loss(inputs, outputs, [4, 8]).item() == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-def test_loss_of_the_identity_is_zero(training):
-    vectors = torch.from_numpy(training)
-    assert similarity_loss(vectors, 5 * vectors, [24]).item() == pytest.approx(0, abs=1e-10)
-
-
-def test_loss_of_a_truncated_identity_is_not_zero(training):
-    vectors = torch.from_numpy(training)
-    assert similarity_loss(vectors, vectors, [4, 24]).item() > 1e-4
-
-
-def test_loss_of_a_zero_output_is_finite(training):
-    vectors = torch.from_numpy(training)
-    assert torch.isfinite(similarity_loss(vectors, torch.zeros_like(vectors), [4]))
 
 
 @pytest.mark.parametrize("dims", [1, 5, 12])
@@ -239,46 +199,11 @@ def test_weight_decay_makes_weights_smaller(training, validation):
     assert norms[1] < norms[0]
 
 
-def test_ranking_loss_is_the_divergence_of_the_other_texts_distributions(training):
-    inputs, outputs = torch.from_numpy(training[:12]), torch.from_numpy(training[20:32, :8])
-    found = 0.0
-    for stop in (4, 8):
-        student = torch.nn.functional.normalize(outputs[:, :stop], dim=1)
-        for row in range(12):
-            others = [other for other in range(12) if other != row]
-            teacher, learned = (
-                softmax(part[row].numpy() @ part[others].numpy().T / 0.05) for part in (inputs, student)
-            )
-            found += entropy(teacher, learned) / 24
-    assert ranking_loss(inputs, outputs, [4, 8]).item() == pytest.approx(found, rel=1e-4)
-    assert ranking_loss(inputs, inputs, [24]).item() == pytest.approx(0, abs=1e-5)
-
-
-def test_near_pairs_weigh_more_than_far_ones(training):
-    inputs = torch.nn.functional.normalize(torch.from_numpy(training[:40]), dim=1)
-    cosines = inputs @ inputs.T
-    outputs = inputs[:, :12]
-    student = torch.nn.functional.normalize(outputs, dim=1)
-    off = (student @ student.T - cosines) ** 2
-    weights = np.exp(cosines.numpy() / 0.1)
-    expected = (weights * off.numpy()).sum() / weights.sum()
-    assert similarity_loss(inputs, outputs, [12], near=True).item() == pytest.approx(expected, rel=1e-4)
-
-
 @pytest.mark.parametrize("loss", ["near pairs", "ranking"])
 def test_training_lowers_the_other_losses_too(training, validation, loss):
     torch.manual_seed(1)
     history = train_decoder(Decoder(24, 8), training, validation, **settings(epochs=10, loss=loss))
     assert history["validation_loss"].min() < 0.8 * history["validation_loss"][0]
-
-
-def test_reconstruction_loss_of_pca_is_what_it_leaves_out(training):
-    pca = fit_pca(training, 24)
-    weight, values = pca.layers[0].weight.detach(), torch.from_numpy(training)
-    outputs = values @ weight.T
-    left_out = (outputs[:, 8:] ** 2).sum(1).mean()
-    assert reconstruction_loss(values, outputs, [8], weight).item() == pytest.approx(left_out.item(), rel=1e-4)
-    assert reconstruction_loss(values, outputs, [24], weight).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_pca_beats_a_trained_autoencoder_at_reconstruction_and_training_approaches_it(training, validation):
@@ -289,6 +214,78 @@ def test_pca_beats_a_trained_autoencoder_at_reconstruction_and_training_approach
     best = reconstruction_loss(values, values @ weight.T, [8], weight).item()
     assert history["validation_loss"].iloc[0] > 3 * best
     assert history["validation_loss"].min() < 1.3 * best
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_nearest_are_those_of_scikit_learn_with_the_text_itself_first(training, block):
+    found = nearest(training, 5, block).numpy()
+    expected = NearestNeighbors(n_neighbors=6, metric="cosine").fit(training).kneighbors(training)[1]
+    assert np.array_equal(found, expected)
+
+
+def test_text_that_stands_there_twice_is_still_first_in_its_own_row(training):
+    twice = np.concatenate([training[:20], training[:20]])
+    found = nearest(twice, 3)
+    assert torch.equal(found[:, 0], torch.arange(40))
+    assert torch.equal(found[:, 1], (torch.arange(40) + 20) % 40)
+
+
+def test_near_batches_hold_anchors_and_their_nearest_each_once(training):
+    neighbours = nearest(training, 3)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(5))
+    batches = near_batches(neighbours, order, 32)
+    assert len(batches) == len(order.split(32))
+    for number, batch in enumerate(batches):
+        anchors = order[8 * number : 8 * number + 8].tolist()
+        expected = {text for anchor in anchors for text in neighbours[anchor].tolist()}
+        assert set(batch.tolist()) == expected and len(batch) == len(expected)
+
+
+def test_near_batches_hold_nearer_texts_than_random_ones(training):
+    values, order = torch.from_numpy(training), torch.randperm(200, generator=torch.Generator().manual_seed(5))
+    near = near_batches(nearest(training, 7), order, 32)
+    highest = [
+        np.mean([(values[part] @ values[part].T - 2 * torch.eye(len(part))).amax(dim=1).mean() for part in parts])
+        for parts in (near, order.split(32))
+    ]
+    assert highest[0] > highest[1] + 0.05
+
+
+@pytest.mark.parametrize("count", [0, -1, 200])
+def test_neighbours_that_cannot_be_had_are_an_error(training, count):
+    with pytest.raises(StudyError, match=f"{count} nearest neighbours cannot be had from 200 texts"):
+        nearest(training, count)
+
+
+@pytest.mark.parametrize("loss", ["similarity", "ranking"])
+@pytest.mark.parametrize("way", [{"neighbours": 3}, {"bits": 2}, {"neighbours": 3, "bits": 1}])
+def test_near_batches_and_codes_train_and_are_reproducible(training, validation, loss, way):
+    decoders = [random_decoder() for _ in range(3)]
+    ways = [way, way, {}]
+    histories = [
+        train_decoder(decoder, training, validation, **settings(epochs=10, loss=loss, **given))
+        for decoder, given in zip(decoders, ways, strict=True)
+    ]
+    assert histories[0]["validation_loss"].min() < 0.9 * histories[0]["validation_loss"][0]
+    assert histories[0].equals(histories[1]) and same(*map(weights, decoders[:2]))
+    assert not same(*map(weights, decoders[1:]))
+
+
+def test_held_out_loss_of_near_batches_is_that_of_all_anchors(training, validation):
+    decoder = random_decoder()
+    history = train_decoder(decoder, training, validation, **settings(epochs=1, learning_rate=0.0, neighbours=3))
+    values = torch.from_numpy(validation)
+    parts = near_batches(nearest(validation, 3), torch.arange(60), 32)
+    with torch.no_grad():
+        expected = np.mean([similarity_loss(values[part], decoder(values[part]), [4, 8]).item() for part in parts])
+    assert history["validation_loss"].tolist() == pytest.approx([expected, expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"bits": 3}, {"bits": 0}, {"bits": 2, "loss": "reconstruction"}])
+def test_codes_that_cannot_be_trained_for_are_an_error(training, validation, given):
+    message = rf"cannot code a side with {given['bits']} bits; accepted: 8, 4, 2, 1, not reconstruction"
+    with pytest.raises(StudyError, match=message):
+        train_decoder(random_decoder(), training, validation, **settings(**given))
 
 
 def test_unknown_loss_is_an_error(training, validation):
