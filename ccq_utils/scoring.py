@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 
@@ -51,7 +52,8 @@ def what_to_fit_on(study: Study, found: dict[str, Side], members=None, weights=N
 
 
 def score_method(study: Study, found: dict[str, Side], fittings: dict, place: str, key: dict, fit: Callable):
-    """nDCG@10 per task, ``(seeds, queries)``, documents coded and queries in float, and bytes per vector.
+    """nDCG@10 per task, ``(seeds, queries)``, documents coded and queries in float, and bytes per vector
+    (their mean where corpora differ).
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ def score_method(study: Study, found: dict[str, Side], fittings: dict, place: st
     key : all that ``fit`` depends on beside the vectors and the profile's seeds, JSON-able
     fit : called once per distinct ``Fitting``, gives codecs, one per seed
     """
-    values, size, seeds = {}, 0, [study.profile.seed, study.profile.seeds]
+    values, sizes, seeds = {}, [], [study.profile.seed, study.profile.seeds]
     for fitting in {id(fittings[place, task]): fittings[place, task] for task in found}.values():
         part = {task: side for task, side in found.items() if fittings[place, task] is fitting}
 
@@ -71,9 +73,9 @@ def score_method(study: Study, found: dict[str, Side], fittings: dict, place: st
 
         vectors = {"fitted": fitting.fingerprint, "sides": {task: side.fingerprint for task, side in part.items()}}
         held = study.cache.arrays("scores", {"key": key, "seeds": seeds, **vectors, **_code()}, make)
-        size = int(held["bytes"][0])
+        sizes.append(held["bytes"][0].item())
         values |= {task: held[f"task {task}"] for task in part}
-    return {task: values[task] for task in found}, size
+    return {task: values[task] for task in found}, mean(sizes)
 
 
 @cache
