@@ -18,7 +18,7 @@ from ccq_utils.quantizer import PercentileQuantizer
 MOST_BITS = 8
 """Bits that a dim gets at most: bucket numbers are uint8."""
 ROUNDS = 30
-"""Rounds of Lloyd's iteration: at 1 and 2 bits the squared error of real dims falls by less than 0.1 % after them."""
+"""Rounds of Lloyd's iteration at most; it stops where no level moves."""
 ITQ_BITS = 512
 """Bits up to which ITQ's rotation is learned here."""
 CORRECTION, LENGTH = 2, 2

@@ -20,9 +20,9 @@ def one_bit(values):
     return quantizer.decode(quantizer.encode(values))
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.95, 1.0])
+@pytest.mark.parametrize("decay", [0.98, 0.99, 1.0])
 def test_rotation_lowers_the_noise_of_scores_by_dims_over_effective_dims(decay):
-    dims, rng = 64, np.random.default_rng(3)
+    dims, rng = 256, np.random.default_rng(3)
     scale = decay ** np.arange(dims)
     documents, queries = (rng.standard_normal((rows, dims)) * scale for rows in (4000, 400))
     turn, true = random_rotation(dims, 1), queries @ documents.T
@@ -48,7 +48,7 @@ def test_noise_of_scores_does_not_see_a_common_factor_or_offset():
     decoded = 0.6 * true + 0.1 * rng.standard_normal((5, 300))
     expected = rotation.score_noise(true, decoded)
     assert rotation.score_noise(true, 7 * decoded + 3) == pytest.approx(expected)
-    assert expected == pytest.approx((0.1 / 0.6) ** 2, rel=0.25)
+    assert expected == pytest.approx((0.1 / 0.6) ** 2, rel=0.5)
     assert rotation.score_noise(true, 0.6 * true) == pytest.approx(np.zeros(5), abs=1e-12)
 
 
@@ -58,7 +58,7 @@ def study(make_task, random_vectors, monkeypatch):
     found = {}
     for seed, name in enumerate(("a", "b")):
         judge = Evaluator(make_task(seed=seed, exclude_self=bool(seed)), "validation")
-        documents, drawn = random_vectors(150, 32, seed), random_vectors(len(judge.query_ids), 32, seed + 9)
+        documents, drawn = random_vectors(150, 32, seed, 0.9), random_vectors(len(judge.query_ids), 32, seed + 9, 0.9)
         for row, column in zip(judge.rows, judge.columns, strict=True):
             drawn[row] += documents[column]
         queries = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
