@@ -80,6 +80,17 @@ def test_build_that_fails_leaves_nothing(cache):
     assert list((cache.folder / "kind").iterdir()) == []
 
 
+def test_an_artifact_that_another_process_made_meanwhile_is_taken(cache):
+    key = {"same": 1}
+
+    def slower(folder):
+        Cache(cache.folder).artifact("kind", key, lambda other: (other / "file").write_text("first"))
+        (folder / "file").write_text("second")
+
+    assert (cache.artifact("kind", key, slower) / "file").read_text() == "first"
+    assert [path.name for path in (cache.folder / "kind").iterdir() if path.name.startswith(".making")] == []
+
+
 def test_damage_leaves_other_artifacts_alone(build):
     other, folder = build("other"), build("damaged")
     (folder / "values.txt").write_text("x")
