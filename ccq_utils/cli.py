@@ -61,14 +61,14 @@ def _parser():
         "--texts", default="", metavar="JSONL", help="fit on these texts, not on the profile's training text"
     )
     fit.add_argument("--output", default="", metavar="DIR", help="where ccq run --output wrote to")
-    _add_device(fit)
+    _add_running(fit)
     fit.set_defaults(action=_fit)
 
     encode = commands.add_parser("encode", help="encode texts to packed codes with a saved model")
     encode.add_argument("model", metavar="DIR", help="what ccq fit saved")
     encode.add_argument("texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line")
     encode.add_argument("codes", metavar="codes.npz", help="file to write")
-    _add_device(encode)
+    _add_running(encode)
     encode.set_defaults(action=_encode)
 
     search = commands.add_parser("search", help="search encoded texts")
@@ -76,7 +76,7 @@ def _parser():
     search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
     search.add_argument("query")
     search.add_argument("-k", type=int, default=10, metavar="N", help="number of results (10)")
-    _add_device(search)
+    _add_running(search)
     search.set_defaults(action=_search)
 
     spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
@@ -90,8 +90,14 @@ def _parser():
     return parser
 
 
-def _add_device(command):
+def _add_running(command):
     command.add_argument("--device", default="cpu", help="where the models run: cpu (the default), cuda, mps, ...")
+    command.add_argument(
+        "--encoding",
+        default="plain",
+        metavar="WAY",
+        help="how they run on a CPU: plain (the default), auto, bf16, int8, ...",
+    )
 
 
 def _add_profile(parser):
@@ -140,14 +146,17 @@ def _fit(options):
     from pathlib import Path
 
     from ccq_utils import codec_files
+    from ccq_utils.encoding import check_way
     from ccq_utils.pipeline import CompressedModel, check_place
     from ccq_utils.textfiles import read_texts
 
     check_place(Path(options.out))  # before the long work
     codec_files.check_name(options.codec)
+    check_way(options.encoding)
     texts = list(read_texts(Path(options.texts)).values()) if options.texts else None
-    about = {"codec": options.codec, "general": texts is None, "output": options.output, "device": options.device}
-    model = CompressedModel.from_profile(options.profile, options.bytes, **about)
+    about = {"codec": options.codec, "general": texts is None, "output": options.output}
+    running = {"device": options.device, "encoding": options.encoding}
+    model = CompressedModel.from_profile(options.profile, options.bytes, **about, **running)
     if texts is not None:
         model.fit(texts)
     model.save(options.out)
@@ -162,17 +171,19 @@ def _encode(options):
     from ccq_utils.textfiles import read_texts
 
     texts = read_texts(Path(options.texts))
-    model = CompressedModel.load(options.model, options.device)
+    model = CompressedModel.load(options.model, options.device, options.encoding)
     codes = model.encode_document(list(texts.values()))
     model.save_codes(options.codes, codes, texts)
     print(f"{options.codes}: {len(codes)} texts, {codes.shape[1]} bytes each")
+    if model.encoder.choice:
+        print(f"encoding: {model.encoder.choice}")
     return 0
 
 
 def _search(options):
     from ccq_utils.pipeline import CompressedModel
 
-    model = CompressedModel.load(options.model, options.device)
+    model = CompressedModel.load(options.model, options.device, options.encoding)
     codes, ids = model.load_codes(options.codes)
     scores, numbers = model.search(options.query, codes, options.k)
     for score, number in zip(scores, numbers, strict=True):

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ccq_utils import codec_files, codecs
 from ccq_utils.cache import digest, file_digest, writing_to
+from ccq_utils.encoding import Encoder
 from ccq_utils.errors import StudyError
 from ccq_utils.model_files import load_model
 from ccq_utils.modules import Concat, ConcatTransformer, Decoder, with_modules
@@ -32,13 +33,15 @@ class CompressedModel:
     model : a SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not
     codec : of ``ccq_utils.codecs``, fitted on this model's vectors or not yet: byte blocks or percentile
     card : Markdown that goes into the saved README.md, below how to use the model
+    encoding : how transformers are run (``encoding.WAYS``), for speed on a CPU; ``encoder.choice`` says what was chosen. It
+        belongs to the machine and is not saved
 
     Raises
     ------
-    StudyError : a model with a ``truncate_dim`` of its own.
+    StudyError : a model with a ``truncate_dim`` of its own, an unknown encoding.
     """
 
-    def __init__(self, model: SentenceTransformer, codec, card: str = ""):
+    def __init__(self, model: SentenceTransformer, codec, card: str = "", encoding: str = "plain"):
         if model.truncate_dim is not None:
             raise StudyError(
                 f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members, or take fewer bytes"
@@ -46,6 +49,7 @@ class CompressedModel:
         if not isinstance(model[-1], Concat | Normalize):
             model = with_modules(model, [*model, Normalize()])
         self.model, self.codec, self.card = model, codec, card
+        self.encoder = Encoder(model, encoding)
         self._marks = {}
 
     @classmethod
@@ -57,6 +61,7 @@ class CompressedModel:
         general: bool = False,
         output: str = "",
         device: str | None = "cpu",
+        encoding: str = "plain",
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile chose, with their weights.
 
@@ -91,7 +96,7 @@ class CompressedModel:
             made.fit(study.joined("training"), study.joined("calibration"))
         with on_device(device):
             model = ConcatTransformer(modules=[joined], device=device)
-        return cls(model, made, card.measured(study))
+        return cls(model, made, card.measured(study), encoding)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 
@@ -144,9 +149,7 @@ class CompressedModel:
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
     def _vectors(self, texts, task):
-        encode = self.model.encode_query if task == "query" else self.model.encode_document
-        vectors = encode(_checked(texts), show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
+        return self.encoder.encode(_checked(texts), task)
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
@@ -195,7 +198,7 @@ class CompressedModel:
             made.replace(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None) -> "CompressedModel":
+    def load(cls, folder: str | Path, device: str | None = None, encoding: str = "plain") -> "CompressedModel":
         """What ``save`` wrote, on a device (see ``from_profile``).
 
         Raises
@@ -222,7 +225,7 @@ class CompressedModel:
         with on_device(device):
             whole = load_model(folder, device)
         model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
-        loaded = cls(model, codec_files.load_codec(folder / "codec"), card)
+        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, encoding)
         if codec_files.fingerprint(loaded.codec) != marks["codec"]:
             raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
         if len(whole) > count:

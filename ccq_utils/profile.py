@@ -165,11 +165,15 @@ class Profile(_Strict):
 
     ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
     of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
+
+    ``encoding`` is how transformers are run (``encoding.WAYS``); all ways but ``plain`` give slightly other numbers, and with
+    ``auto`` they differ between machines.
     """
 
     name: str
     description: str
     seed: int = 20251004
+    encoding: Literal["plain", "auto", "batched", "bf16", "int8"] = "plain"
     models: list[str] = Field(min_length=2)
     larger: list[str] = []
     large_model: str
