@@ -79,6 +79,21 @@ def _parser():
     _add_device(search)
     search.set_defaults(action=_search)
 
+    export = commands.add_parser("export-faiss", help="write encoded texts as an index file that plain faiss searches")
+    export.add_argument("model", metavar="DIR", help="what ccq fit saved")
+    export.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
+    export.add_argument("out", metavar="OUT.faiss", help="file to write; the texts' ids go to OUT.faiss.json")
+    export.set_defaults(action=_export_faiss)
+
+    bench = commands.add_parser("bench", help="measure how fast this machine encodes, trains and searches")
+    _add_profile(bench)
+    bench.add_argument(
+        "--documents", type=int, default=100_000, metavar="N", help="documents to search (100000); 1000000 takes 6 GB"
+    )
+    bench.add_argument("--output", default="", metavar="DIR", help="folder for the tables; data/bench without it")
+    bench.add_argument("--part", action="append", metavar="NAME", help="only this part; may be given again")
+    bench.set_defaults(action=_bench)
+
     spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
     spread.add_argument("--threads", nargs="+", required=True, metavar="DIR", help="runs with other thread counts")
     spread.add_argument("--bootstrap", nargs="+", required=True, metavar="DIR", help="runs with another bootstrap_seed")
@@ -177,6 +192,27 @@ def _search(options):
     scores, numbers = model.search(options.query, codes, options.k)
     for score, number in zip(scores, numbers, strict=True):
         print(f"{score:.4f}  {ids[number]}")
+    return 0
+
+
+def _export_faiss(options):
+    from ccq_utils.faiss_export import export_faiss
+    from ccq_utils.pipeline import CompressedModel
+
+    model = CompressedModel.load(options.model, "cpu")
+    codes, ids = model.load_codes(options.codes)
+    names = export_faiss(model.codec, codes, ids, options.out)
+    print(f"{options.out}: {len(codes)} texts, {codes.shape[1]} bytes each; ids in {names}")
+    return 0
+
+
+def _bench(options):
+    import pandas as pd
+
+    from ccq_utils import bench, run_report
+
+    for path in bench.run(options.profile, options.documents, options.output, options.part):
+        print(f"{bench.shown(pd.read_csv(path))}\n{run_report.shown(path)}")
     return 0
 
 

@@ -161,7 +161,7 @@ class OpenQuestionsSpec(_Strict):
 
 class Profile(_Strict):
     """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
-    for a comparison is trained with ``seeds`` seeds.
+    for a comparison is trained with ``seeds`` seeds; notebook 08 times search of ``search_documents`` drawn vectors.
 
     ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
     of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
@@ -185,6 +185,7 @@ class Profile(_Strict):
     resamples: int = Field(1000, ge=100)
     bootstrap_seed: int = 0
     seeds: int = Field(3, ge=2)
+    search_documents: int = Field(100_000, ge=1000)
 
     @model_validator(mode="before")
     @classmethod
