@@ -116,7 +116,11 @@ class Cache:
                     if path.is_file()
                 }
                 (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
-                made.replace(target)
+                try:
+                    made.replace(target)
+                except OSError:
+                    if not _intact(target):  # else another process, of a sweep for example, has just made the same
+                        raise
         return target
 
     def arrays(self, kind: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

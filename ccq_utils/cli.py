@@ -66,18 +66,34 @@ def _parser():
 
     encode = commands.add_parser("encode", help="encode texts to packed codes with a saved model")
     encode.add_argument("model", metavar="DIR", help="what ccq fit saved")
-    encode.add_argument("texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line")
-    encode.add_argument("codes", metavar="codes.npz", help="file to write")
+    encode.add_argument(
+        "texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line; or a folder"
+    )
+    encode.add_argument("codes", metavar="codes.npz", help="file to write; or a folder (codes/), for a large corpus")
+    encode.add_argument("--shards", action="store_true", help="write a folder of shards, whatever its name")
+    encode.add_argument("--part", type=int, metavar="N", help="texts per shard (4096)")
+    encode.add_argument("--threads", type=int, metavar="N", help="of each worker; equal codes need equal threads")
+    _add_engine(encode)
     _add_device(encode)
     encode.set_defaults(action=_encode)
 
     search = commands.add_parser("search", help="search encoded texts")
     search.add_argument("model", metavar="DIR", help="what ccq fit saved")
-    search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
+    search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote, file or folder")
     search.add_argument("query")
     search.add_argument("-k", type=int, default=10, metavar="N", help="number of results (10)")
     _add_device(search)
     search.set_defaults(action=_search)
+
+    sweep = commands.add_parser(
+        "sweep", help="run several profiles, each into a folder of its own, resuming as run does"
+    )
+    sweep.add_argument("profiles", nargs="+", metavar="PROFILE", help="names or YAML files")
+    sweep.add_argument("--only", default="", metavar="NN", help="one notebook of each, by number (03) or name")
+    sweep.add_argument("--output", default="", metavar="DIR", help="write to DIR/PROFILE; build/sweep without it")
+    sweep.add_argument("--threads", type=int, metavar="N", help="of each run")
+    _add_engine(sweep)
+    sweep.set_defaults(action=_sweep)
 
     spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
     spread.add_argument("--threads", nargs="+", required=True, metavar="DIR", help="runs with other thread counts")
@@ -88,6 +104,16 @@ def _parser():
     _add_profile(publish)
     publish.set_defaults(action=_publish)
     return parser
+
+
+def _add_engine(command):
+    command.add_argument("--engine", default="local", metavar="NAME", help="local (this process, the default) or ray")
+    command.add_argument(
+        "--address", default="", help="of a Ray cluster: auto, host:port, ray://host:port; starts one here without it"
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="Ray workers; as many as there is room for without it"
+    )
 
 
 def _add_device(command):
@@ -158,9 +184,22 @@ def _fit(options):
 def _encode(options):
     from pathlib import Path
 
-    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.pipeline import CHUNK, CompressedModel
     from ccq_utils.textfiles import read_texts
 
+    sharded = options.shards or options.codes.endswith("/") or Path(options.codes).is_dir()
+    if sharded:
+        from ccq_utils.scale import encode_corpus
+
+        where = (options.engine, options.address, options.workers, options.threads)
+        part = CHUNK if options.part is None else options.part
+        done = encode_corpus(options.model, options.texts, options.codes, *where, options.device, part)
+        print(
+            f"{options.codes}: {done.rows} texts, {done.bytes} bytes each, {done.made} of {done.parts} parts made now"
+        )
+        return 0
+    if (options.engine, options.address) != ("local", "") or options.workers or options.threads or options.part:
+        raise StudyError(f"engines and parts are for a folder of shards; write {options.codes}/ or add --shards")
     texts = read_texts(Path(options.texts))
     model = CompressedModel.load(options.model, options.device)
     codes = model.encode_document(list(texts.values()))
@@ -178,6 +217,15 @@ def _search(options):
     for score, number in zip(scores, numbers, strict=True):
         print(f"{score:.4f}  {ids[number]}")
     return 0
+
+
+def _sweep(options):
+    from ccq_utils.sweep import sweep
+
+    where = (options.engine, options.address, options.workers, options.threads)
+    table = sweep(options.profiles, options.only, options.output, *where)
+    print(table.to_string(index=False, max_colwidth=60))
+    return int((table["outcome"] != "ok").any())
 
 
 def _spread(options):

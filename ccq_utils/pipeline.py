@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging
 
-from ccq_utils import codec_files, codecs
+from ccq_utils import codec_files, codecs, shards
 from ccq_utils.cache import digest, file_digest, writing_to
 from ccq_utils.errors import StudyError
 from ccq_utils.model_files import load_model
@@ -205,15 +205,7 @@ class CompressedModel:
         """
         folder = Path(folder)
         _quiet()
-        try:
-            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            codec_files.check_version(about["version"], f"saved model {folder}")
-            marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
-            count, card = int(about["modules"]), str(about["card"])
-        except FileNotFoundError as error:
-            raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
+        marks, files, count, card = read_manifest(folder)
         for name, expected in files.items():
             if not (folder / name).is_file():
                 raise StudyError(f"saved model {folder}: {name} is missing; save the model again or copy the file back")
@@ -235,7 +227,9 @@ class CompressedModel:
         codec_files.save_codes(Path(path), codes, [str(name) for name in ids], self.marks)
 
     def load_codes(self, path: str | Path) -> tuple[np.ndarray, list[str]]:
-        """Codes and ids of a file; raises ``StudyError`` where another codec or model made it."""
+        """Codes and ids of a file or of a folder of shards; raises ``StudyError`` where another codec or model made it."""
+        if Path(path).is_dir():
+            return shards.read(Path(path), self.marks)
         return codec_files.load_codes(Path(path), self.marks)
 
 
@@ -249,6 +243,19 @@ def on_device(device: str | None):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:120]
         raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, str], dict[str, str], int, str]:
+    """Fingerprints, sha256 per file, number of float modules and card of a saved model, none of them checked yet."""
+    try:
+        about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        codec_files.check_version(about["version"], f"saved model {folder}")
+        marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
+        return marks, files, int(about["modules"]), str(about["card"])
+    except FileNotFoundError as error:
+        raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
 
 
 def check_place(folder: Path) -> None:
