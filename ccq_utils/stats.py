@@ -130,7 +130,7 @@ def rank_correlation(x, y, pairs=None, resamples: int = 2000, seed: int = 0) -> 
 
     Independent rows are resampled (percentile bootstrap). Rows about pairs of models are not independent, since pairs share
     models: there each model is left out in turn (the jackknife of a U-statistic, Arvesen, Annals of Mathematical Statistics
-    40, 1969), with Student's quantile for so few models, ends cut at -1 and 1.
+    40, 1969), with Student's quantile for so few models, ends cut at -1 and 1; fewer than four models say nothing, -1 to 1.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     estimate = float(spearmanr(x, y).statistic)
@@ -147,12 +147,14 @@ def rank_correlation(x, y, pairs=None, resamples: int = 2000, seed: int = 0) -> 
         return Interval(estimate, float(low), float(high), len(x))
     pairs = np.asarray(pairs)
     models = np.unique(pairs)
-    if len(models) < 4:
-        raise StudyError(f"a correlation over pairs needs at least four models to leave one out, got {len(models)}")
-    without = [(pairs != model).all(axis=1) for model in models]
-    left = np.array([spearmanr(x[rows], y[rows]).statistic for rows in without])
-    error = np.sqrt((len(models) - 1) / len(models) * ((left - left.mean()) ** 2).sum())
-    half = t.ppf(0.975, len(models) - 1) * error
+    half = np.inf  # fewer than four models leave nothing to correlate when one of them is left out
+    if len(models) >= 4:
+        without = [(pairs != model).all(axis=1) for model in models]
+        left = np.array([spearmanr(x[rows], y[rows]).statistic for rows in without])
+        error = np.sqrt((len(models) - 1) / len(models) * ((left - left.mean()) ** 2).sum())
+        half = t.ppf(0.975, len(models) - 1) * error
+    if not np.isfinite(half):
+        return Interval(estimate, -1.0, 1.0, len(x))
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half), len(x))
 
 
