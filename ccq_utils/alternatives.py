@@ -10,7 +10,7 @@ from ccq_utils.cache import file_digest, fingerprint
 from ccq_utils.compress import fitted_codecs, retention_rows, sides
 from ccq_utils.errors import StudyError
 from ccq_utils.progress import progress
-from ccq_utils.scalar_codecs import ALTERNATIVES, DRAWN_ONCE
+from ccq_utils.scalar_codecs import ALTERNATIVES, DETERMINISTIC
 from ccq_utils.scoring import PLACES, score_method, what_to_fit_on
 from ccq_utils.stats import corrected_verdicts
 from ccq_utils.study import Study
@@ -63,7 +63,7 @@ def _scores(study, found, fittings, place, name, budget):
         fit = lambda part: fitted_codecs(study, name, budget, part.training, part.calibration)  # noqa: E731
         return score_method(study, found, fittings, place, {"codec": name, "budget": budget, "seeds": seeds}, fit)
     queries = study.joined("short")
-    drawn = range(first, first + (1 if name in DRAWN_ONCE else seeds))
+    drawn = range(first, first + (1 if name in DETERMINISTIC else seeds))
     make = ALTERNATIVES[name]
     fit = lambda part: [part.fit(make(queries.shape[1], budget, queries, seed)) for seed in drawn]  # noqa: E731
     key = {"alternative": name, "budget": budget, "queries": fingerprint(queries)}

@@ -63,7 +63,7 @@ def score_blocks(study: Study, found: dict[str, Side], fittings: dict, place: st
 
 
 def choices(study: Study, factor: int = 96) -> pd.DataFrame:
-    """Byte blocks on validation queries with one constant changed at a time, one seed: what they were chosen by.
+    """Byte blocks on validation queries with one constant changed at a time: what they were chosen by.
 
     Rows per ``constant``, ``value`` and ``fitted_on`` with retention and interval (mean over tasks); the last three matter on
     one's own corpus only.
@@ -73,7 +73,7 @@ def choices(study: Study, factor: int = 96) -> pd.DataFrame:
     tried = [(name, value) for name, values in CHOICES.items() for value in values]
     for name, value in progress(tried, "constants of byte blocks"):
         for place in PLACES if name in ("power", "dims_per_bit") else PLACES[1:]:
-            values, _ = score_blocks(study, found, fittings, place, budget, 1, **{name: value})
+            values, _ = score_blocks(study, found, fittings, place, budget, study.profile.seeds, **{name: value})
             labels = {"constant": name, "value": value, "fitted_on": place, "factor": factor}
             rows.append(retention_rows(study, found, values, **labels)[-1])
     return pd.DataFrame(rows)

@@ -4,6 +4,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -33,10 +34,10 @@ def compare(study: Study, found: dict[str, Side], peers=tuple(PEERS)) -> pd.Data
     """Ours, the paper's decoder and hashing, every peer and every base model alone at the bytes of each goal, in both places.
 
     The decoder is trained on general text; on one's own corpus its quantizer is calibrated. What draws or trains something
-    is made once per seed, but for ``ONCE`` and single models. Rows per ``factor``, ``fitted_on``, ``method`` and task (and
-    their mean): bytes per vector, nDCG@10, retention with interval; ``ahead`` is ours minus the method, paired nDCG@10,
-    with interval and p-value; ``verdict`` says whether ours is better or worse, after Holm's correction for all methods and
-    tasks at the same factor and place. Runs: ``byte blocks, FACTORx, PLACE`` and ``peer PCA, rotated, FACTORx, PLACE``.
+    is made once per seed. Rows per ``factor``, ``fitted_on``, ``method`` and task (and their mean): bytes per vector,
+    nDCG@10, retention with interval; ``ahead`` is ours minus the method, paired nDCG@10, with interval and p-value;
+    ``verdict`` says whether ours is better or worse, after Holm's correction for all methods and tasks at the same factor
+    and place. Runs: ``byte blocks, FACTORx, PLACE`` and ``peer PCA, rotated, FACTORx, PLACE``.
     """
     return _compared(study, found, methods_for(study, found, peers), record=(OURS, "PCA, rotated"))
 
@@ -81,10 +82,6 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-ONCE = ("OPQ", "ITQ")
-"""Peers whose training takes minutes: made once, not once per seed. The same holds for single base models."""
-
-
 def methods_for(study: Study, found: dict[str, Side], peers=()) -> dict[str, Callable]:
     """Method -> function of (place, budget): nDCG@10 per task, ``(seeds, queries)``, and bytes per vector; ours first."""
     fittings, spec = what_to_fit_on(study, found), study.profile
@@ -100,14 +97,17 @@ def methods_for(study: Study, found: dict[str, Side], peers=()) -> dict[str, Cal
 
         return way
 
-    def alone(model):
-        found_alone = sides(study, "test", [model])
-        scored = {task: replace(side, reference=found[task].reference) for task, side in found_alone.items()}
-        fittings = what_to_fit_on(study, found_alone, [model])
+    @cache
+    def single(model):
+        """A base model's own sides, held against the raw concat of all, and what to fit on."""
+        own = sides(study, "test", [model])
+        scored = {task: replace(side, reference=found[task].reference) for task, side in own.items()}
+        return scored, what_to_fit_on(study, own, [model])
 
+    def alone(model):
         def way(place, budget):
-            fit = lambda part: [part.fit(BlockCodec(budget, spec.seed))]  # noqa: E731
-            return score_method(study, scored, fittings, place, {"alone": OURS, "budget": budget}, fit)
+            fit = lambda part: [part.fit(BlockCodec(budget, spec.seed + seed)) for seed in range(spec.seeds)]  # noqa: E731
+            return score_method(study, *single(model), place, {"one": OURS, "budget": budget}, fit)
 
         return way
 
@@ -120,7 +120,7 @@ def methods_for(study: Study, found: dict[str, Side], peers=()) -> dict[str, Cal
 def peer_way(study: Study, found: dict[str, Side], name: str, equalised: bool = False) -> Callable:
     """A peer as ``methods_for`` gives it, on equalised dims where asked for."""
     fittings, spec = what_to_fit_on(study, found), study.profile
-    drawn = [spec.seed + seed for seed in range(spec.seeds if name in DRAWN and name not in ONCE else 1)]
+    drawn = [spec.seed + seed for seed in range(spec.seeds if name in DRAWN else 1)]
 
     def make(dims, budget, seed):
         codec = make_peer(name, dims, budget, seed)
@@ -128,8 +128,9 @@ def peer_way(study: Study, found: dict[str, Side], name: str, equalised: bool = 
 
     def way(place, budget):
         fit = lambda part: [part.fit(make(part.training.shape[1], budget, seed)) for seed in drawn]  # noqa: E731
-        key = {"peer": name, "budget": budget, "equalised": equalised} | ({"once": True} if name in ONCE else {})
-        return score_method(study, found, fittings, place, key, fit)
+        return score_method(
+            study, found, fittings, place, {"peer": name, "budget": budget, "equalised": equalised}, fit
+        )
 
     return way
 

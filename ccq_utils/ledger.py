@@ -72,7 +72,7 @@ def _rule(claim, found, p):
         note = f"not on {', '.join(against)}" if against else "not after Holm's correction"
         return Ruling(claim, interval, by_task, seeds, spread, "partly", note)
     if claim.partly and claim.partly.holds(interval):
-        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"{claim.partly}")
+        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"lies {claim.partly}")
     if supports and not expects.fails(interval):
         return Ruling(claim, interval, by_task, seeds, spread, "partly", f"only on {', '.join(supports)}")
     note = "no difference seen" if 0 in (expects.above, expects.below) else "the interval holds the threshold"

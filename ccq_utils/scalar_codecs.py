@@ -6,12 +6,11 @@ Each has the face of ``codecs``. What is fitted is shared by all vectors and not
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
-from ccq_utils.blocks import equalised_pca
 from ccq_utils.codecs import PercentileCodec, widest
-from ccq_utils.decoder import Decoder, fit_pca, random_rotation
+from ccq_utils.decoder import fit_pca, random_rotation
 from ccq_utils.errors import StudyError
+from ccq_utils.ideal import OnEqualised
 from ccq_utils.peers import ItqCodec
 from ccq_utils.quantizer import PercentileQuantizer
 
@@ -192,18 +191,6 @@ class QueryAwareCodec(PercentileCodec):
         return self.quantizer_.encode((self.decoder_.transform(vectors, self.dims) * self.scale_) @ self.rotation_)
 
 
-class EqualisedCodec(PercentileCodec):
-    """``PercentileCodec``, rotated, on the equalised dims that byte blocks take."""
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "EqualisedCodec":
-        """Fit and scale PCA on the vectors; then as ``PercentileCodec``."""
-        basis = equalised_pca(vectors, vectors if calibration is None else calibration, self.dims)[1]
-        self.decoder = Decoder(*basis.shape)
-        with torch.no_grad():
-            self.decoder.layers[0].weight.copy_(torch.from_numpy(basis.T))
-        return super().fit(vectors, calibration)
-
-
 class EntropyCodec:
     """Uncentred PCA, not rotated; one step for all dims, bucket numbers as short as their probability allows.
 
@@ -307,8 +294,10 @@ ALTERNATIVES = {
     "query-aware": lambda in_dims, budget, queries, seed: QueryAwareCodec(*widest(in_dims, budget), queries, seed),
     "ITQ": lambda in_dims, budget, queries, seed: _itq(min(in_dims, 8 * budget), seed),
     "entropy-coded": lambda in_dims, budget, queries, seed: EntropyCodec(budget),
-    "equalised dims": _rotated(EqualisedCodec),
+    "equalised dims": lambda in_dims, budget, queries, seed: OnEqualised(
+        PercentileCodec(*widest(in_dims, budget), rotate=True, seed=seed)
+    ),
 }
 """Name -> factory(in_dims, budget in bytes, training queries, seed)."""
-DRAWN_ONCE = ("water-filling", "ITQ", "entropy-coded")
-"""Alternatives in which nothing is drawn (ITQ's start is fixed by faiss): the same for every seed."""
+DETERMINISTIC = ("water-filling", "entropy-coded")
+"""Alternatives in which nothing is drawn: the same for every seed."""

@@ -263,7 +263,7 @@ def test_comparison_holds_ours_against_peers_and_single_models(tiny):
     for name in (*comparison.PLACES, "best_other_retention"):
         assert (reached[f"{name}_low"] <= reached[name]).all() and (reached[name] <= reached[f"{name}_high"]).all()
     drawn = table.set_index("method")["seed_spread"].notna()
-    assert drawn["TurboQuant, 1 bit"].all() and drawn["LSH"].all() and not drawn["int8"].any()
+    assert drawn["TurboQuant, 1 bit"].all() and drawn["minilm alone, byte blocks"].all() and not drawn["int8"].any()
     names = ledger.read_queries(tiny.results).columns
     assert {"byte blocks, 48x, own corpus #0", "peer PCA, rotated, 48x, general text #1"} <= set(names)
 

@@ -82,7 +82,7 @@ def test_a_number_short_of_the_threshold_is_partly_where_the_claim_says_so(resul
         "partly",
         "not reproduced",
     ]
-    assert judge(folder, weaker)[0].note == "above 0.84" and weaker.expected == "above 0.89; partly: above 0.84"
+    assert judge(folder, weaker)[0].note == "lies above 0.84" and weaker.expected == "above 0.89; partly: above 0.84"
 
 
 def test_missing_run_is_not_testable_with_the_reason_given(results, scores):
