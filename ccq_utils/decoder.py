@@ -215,8 +215,8 @@ def train_decoder(
         held_out_batches = near_batches(near_held_out, held_out_batches[0], batch_size)
     generator = torch.Generator().manual_seed(seed)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    cosines = prefix_cosines
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    cosines = None
     if bits is not None:
         rotations = [torch.from_numpy(random_rotation(stop, seed)) for stop in stops]
         cosines = partial(coded_cosines, bits=bits, rotations=rotations)
@@ -225,7 +225,7 @@ def train_decoder(
         if loss == "reconstruction":
             return reconstruction_loss(vectors, decoder(vectors), stops, decoder.layers[0].weight)
         if loss == "ranking":
-            return ranking_loss(vectors, decoder(vectors), stops, cosines)
+            return ranking_loss(vectors, decoder(vectors), stops, cosines or prefix_cosines)
         return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs", cosines=cosines)
 
     best, best_state, history = np.inf, None, []

@@ -60,8 +60,53 @@ def coded_cosines(
     return found
 
 
+class PrefixSimilarity(torch.autograd.Function):
+    """The mean over stops and pairs of ``W (C - T)**2`` with its gradient written down, instead of left to autograd.
+
+    ``(outputs (B, d), teacher T (B, B), weights W (B, B) or None, ascending stops) -> loss``. Teacher and weights are
+    symmetric and get no gradient; nor does a prefix shorter than 1e-6 through its own length.
+
+    A stop's cosines are ``C = r G r`` with the Gram matrix ``G`` of the prefix and ``r = diag(G) ** -0.5``. With
+    ``A = W (C - T)``, and as ``A`` is symmetric, the loss's slope in ``G`` is ``r A r`` less ``r**2`` times the row sums of
+    ``A C`` on the diagonal, times ``2 / B**2``; the slope in the outputs is twice that times the outputs. A block of dims
+    between stops takes the sum of the slopes of all stops that hold it, so both directions cost ``B * B * d``
+    multiplications, whatever the number of stops. What autograd spends is not multiplications but the many temporary
+    ``B * B`` matrices of each stop; here they are few (notebook 08, section 2).
+    """
+
+    @staticmethod
+    def forward(ctx, outputs, teacher, weights, stops):
+        """The loss; the gradient is made along the way, while the matrices are at hand."""
+        gram, loss, slopes = torch.zeros_like(teacher), outputs.new_zeros(()), []
+        blocks = [outputs[:, start:stop] for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+        for block in blocks:
+            gram.addmm_(block, block.T)
+            scale = gram.diagonal().clamp_min(1e-12).rsqrt()
+            cosines = (gram * scale[:, None]).mul_(scale)
+            error = cosines - teacher
+            slope = error.clone() if weights is None else error * weights
+            loss += torch.dot(slope.view(-1), error.view(-1))
+            if ctx.needs_input_grad[0]:
+                turned = scale.square() * cosines.mul_(slope).sum(dim=1)
+                slope.mul_(scale[:, None]).mul_(scale).diagonal().sub_(turned)
+                slopes.append(slope)
+        pairs = len(stops) * teacher.numel()
+        if slopes:
+            gradient, held = torch.zeros_like(outputs), torch.zeros_like(teacher)
+            for block, slope, stop in zip(blocks[::-1], slopes[::-1], stops[::-1], strict=True):
+                torch.mm(held.add_(slope), block, out=gradient[:, stop - block.shape[1] : stop])
+            ctx.save_for_backward(gradient.mul_(4 / pairs))
+        return loss / pairs
+
+    @staticmethod
+    def backward(ctx, slope):
+        """``slope`` of the loss times the gradient."""
+        (gradient,) = ctx.saved_tensors
+        return slope * gradient, None, None, None
+
+
 def similarity_loss(
-    inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], near: bool = False, cosines=prefix_cosines
+    inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int], near: bool = False, cosines=None
 ) -> torch.Tensor:
     """Mean squared difference of pairwise cosines, input against each prefix of the output, averaged over stops.
 
@@ -71,11 +116,15 @@ def similarity_loss(
     outputs : ``(B, d)``, any length
     stops : ascending truncation depths, the last at most d
     near : near pairs, which decide rankings, weigh more: by ``exp(cosine / NEAR)``
-    cosines : ``(outputs, stops)`` -> how similar each pair of outputs is at every stop
+    cosines : ``(outputs, stops)`` -> how similar each pair of outputs is at every stop; their cosines where None
     """
     teacher = inputs @ inputs.T
-    weights = torch.exp(teacher / NEAR) if near else torch.ones_like(teacher)
-    weights = weights / weights.mean()
+    weights = torch.exp(teacher / NEAR) if near else None
+    if near:
+        weights = weights / weights.mean()
+    if cosines is None:
+        return PrefixSimilarity.apply(outputs, teacher, weights, stops)
+    weights = torch.ones_like(teacher) if weights is None else weights
     return sum((weights * (student - teacher) ** 2).mean() for student in cosines(outputs, stops)) / len(stops)
 
 
