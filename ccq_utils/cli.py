@@ -61,23 +61,54 @@ def _parser():
         "--texts", default="", metavar="JSONL", help="fit on these texts, not on the profile's training text"
     )
     fit.add_argument("--output", default="", metavar="DIR", help="where ccq run --output wrote to")
-    _add_device(fit)
+    _add_running(fit)
     fit.set_defaults(action=_fit)
 
     encode = commands.add_parser("encode", help="encode texts to packed codes with a saved model")
     encode.add_argument("model", metavar="DIR", help="what ccq fit saved")
-    encode.add_argument("texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line")
-    encode.add_argument("codes", metavar="codes.npz", help="file to write")
-    _add_device(encode)
+    encode.add_argument(
+        "texts", metavar="texts.jsonl", help="one JSON object with 'id' and 'text' per line; or a folder"
+    )
+    encode.add_argument("codes", metavar="codes.npz", help="file to write; or a folder (codes/), for a large corpus")
+    encode.add_argument("--shards", action="store_true", help="write a folder of shards, whatever its name")
+    encode.add_argument("--part", type=int, metavar="N", help="texts per shard (4096)")
+    encode.add_argument("--threads", type=int, metavar="N", help="of each worker; equal codes need equal threads")
+    _add_engine(encode)
+    _add_running(encode)
     encode.set_defaults(action=_encode)
 
     search = commands.add_parser("search", help="search encoded texts")
     search.add_argument("model", metavar="DIR", help="what ccq fit saved")
-    search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
+    search.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote, file or folder")
     search.add_argument("query")
     search.add_argument("-k", type=int, default=10, metavar="N", help="number of results (10)")
-    _add_device(search)
+    _add_running(search)
     search.set_defaults(action=_search)
+
+    export = commands.add_parser("export-faiss", help="write encoded texts as an index file that plain faiss searches")
+    export.add_argument("model", metavar="DIR", help="what ccq fit saved")
+    export.add_argument("codes", metavar="codes.npz", help="what ccq encode wrote")
+    export.add_argument("out", metavar="OUT.faiss", help="file to write; the texts' ids go to OUT.faiss.json")
+    export.set_defaults(action=_export_faiss)
+
+    bench = commands.add_parser("bench", help="measure how fast this machine encodes, trains and searches")
+    _add_profile(bench)
+    bench.add_argument(
+        "--documents", type=int, default=100_000, metavar="N", help="documents to search (100000); 1000000 takes 6 GB"
+    )
+    bench.add_argument("--output", default="", metavar="DIR", help="folder for the tables; data/bench without it")
+    bench.add_argument("--part", action="append", metavar="NAME", help="only this part; may be given again")
+    bench.set_defaults(action=_bench)
+
+    sweep = commands.add_parser(
+        "sweep", help="run several profiles, each into a folder of its own, resuming as run does"
+    )
+    sweep.add_argument("profiles", nargs="+", metavar="PROFILE", help="names or YAML files")
+    sweep.add_argument("--only", default="", metavar="NN", help="one notebook of each, by number (03) or name")
+    sweep.add_argument("--output", default="", metavar="DIR", help="write to DIR/PROFILE; build/sweep without it")
+    sweep.add_argument("--threads", type=int, metavar="N", help="of each run")
+    _add_engine(sweep)
+    sweep.set_defaults(action=_sweep)
 
     spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
     spread.add_argument("--threads", nargs="+", required=True, metavar="DIR", help="runs with other thread counts")
@@ -90,8 +121,24 @@ def _parser():
     return parser
 
 
-def _add_device(command):
+def _add_engine(command):
+    command.add_argument("--engine", default="local", metavar="NAME", help="local (this process, the default) or ray")
+    command.add_argument(
+        "--address", default="", help="of a Ray cluster: auto, host:port, ray://host:port; starts one here without it"
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="Ray workers; as many as there is room for without it"
+    )
+
+
+def _add_running(command):
     command.add_argument("--device", default="cpu", help="where the models run: cpu (the default), cuda, mps, ...")
+    command.add_argument(
+        "--encoding",
+        default="plain",
+        metavar="WAY",
+        help="how they run on a CPU: plain (the default), auto, bf16, int8, ...",
+    )
 
 
 def _add_profile(parser):
@@ -140,14 +187,17 @@ def _fit(options):
     from pathlib import Path
 
     from ccq_utils import codec_files
+    from ccq_utils.encoding import check_way
     from ccq_utils.pipeline import CompressedModel, check_place
     from ccq_utils.textfiles import read_texts
 
     check_place(Path(options.out))  # before the long work
     codec_files.check_name(options.codec)
+    check_way(options.encoding)
     texts = list(read_texts(Path(options.texts)).values()) if options.texts else None
-    about = {"codec": options.codec, "general": texts is None, "output": options.output, "device": options.device}
-    model = CompressedModel.from_profile(options.profile, options.bytes, **about)
+    about = {"codec": options.codec, "general": texts is None, "output": options.output}
+    running = {"device": options.device, "encoding": options.encoding}
+    model = CompressedModel.from_profile(options.profile, options.bytes, **about, **running)
     if texts is not None:
         model.fit(texts)
     model.save(options.out)
@@ -158,26 +208,73 @@ def _fit(options):
 def _encode(options):
     from pathlib import Path
 
-    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.pipeline import CHUNK, CompressedModel
     from ccq_utils.textfiles import read_texts
 
+    sharded = options.shards or options.codes.endswith("/") or Path(options.codes).is_dir()
+    if sharded:
+        from ccq_utils.scale import encode_corpus
+
+        where = (options.engine, options.address, options.workers, options.threads)
+        part = CHUNK if options.part is None else options.part
+        done = encode_corpus(
+            options.model, options.texts, options.codes, *where, options.device, part, options.encoding
+        )
+        print(
+            f"{options.codes}: {done.rows} texts, {done.bytes} bytes each, {done.made} of {done.parts} parts made now"
+        )
+        return 0
+    if (options.engine, options.address) != ("local", "") or options.workers or options.threads or options.part:
+        raise StudyError(f"engines and parts are for a folder of shards; write {options.codes}/ or add --shards")
     texts = read_texts(Path(options.texts))
-    model = CompressedModel.load(options.model, options.device)
+    model = CompressedModel.load(options.model, options.device, options.encoding)
     codes = model.encode_document(list(texts.values()))
     model.save_codes(options.codes, codes, texts)
     print(f"{options.codes}: {len(codes)} texts, {codes.shape[1]} bytes each")
+    if model.encoder.choice:
+        print(f"encoding: {model.encoder.choice}")
     return 0
 
 
 def _search(options):
     from ccq_utils.pipeline import CompressedModel
 
-    model = CompressedModel.load(options.model, options.device)
+    model = CompressedModel.load(options.model, options.device, options.encoding)
     codes, ids = model.load_codes(options.codes)
     scores, numbers = model.search(options.query, codes, options.k)
     for score, number in zip(scores, numbers, strict=True):
         print(f"{score:.4f}  {ids[number]}")
     return 0
+
+
+def _export_faiss(options):
+    from ccq_utils.faiss_export import export_faiss
+    from ccq_utils.pipeline import CompressedModel
+
+    model = CompressedModel.load(options.model, "cpu")
+    codes, ids = model.load_codes(options.codes)
+    names = export_faiss(model.codec, codes, ids, options.out)
+    print(f"{options.out}: {len(codes)} texts, {codes.shape[1]} bytes each; ids in {names}")
+    return 0
+
+
+def _bench(options):
+    import pandas as pd
+
+    from ccq_utils import bench, run_report
+
+    for path in bench.run(options.profile, options.documents, options.output, options.part):
+        print(f"{bench.shown(pd.read_csv(path))}\n{run_report.shown(path)}")
+    return 0
+
+
+def _sweep(options):
+    from ccq_utils.sweep import sweep
+
+    where = (options.engine, options.address, options.workers, options.threads)
+    table = sweep(options.profiles, options.only, options.output, *where)
+    print(table.to_string(index=False, max_colwidth=60))
+    return int((table["outcome"] != "ok").any())
 
 
 def _spread(options):

@@ -119,13 +119,18 @@ def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]
             f"{path} is no codes file ({' '.join(str(error).split())[:100]}); make it with ccq encode"
         ) from error
     check_version(version, f"codes file {path}")
+    check_marks(made_with, marks, f"codes file {path.name}")
+    return codes, ids
+
+
+def check_marks(made_with: dict[str, str], marks: dict[str, str], owner: str) -> None:
+    """Raises ``StudyError`` where codes carry other fingerprints than the codec and the model at hand."""
     for name, mark in marks.items():
         if made_with[name] != mark:
             raise StudyError(
-                f"codes file {path.name} was made with another {name} ({made_with[name][:8]}..., this one is {mark[:8]}...);"
+                f"{owner} was made with another {name} ({made_with[name][:8]}..., this one is {mark[:8]}...);"
                 " encode the texts again, or load the model that they were encoded with"
             )
-    return codes, ids
 
 
 def check_version(version, owner: str) -> None:

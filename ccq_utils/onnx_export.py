@@ -202,21 +202,32 @@ def _export(module, tensors, names, path):
     for name in names:
         length = {1: torch.export.Dim(f"tokens_{name.split('_')[-1]}", min=1, max=512)} if "_" in name else {}
         shapes.append({0: batch, **length})
-    dynamic = [tuple(shapes)] if isinstance(module, Whole) else [shapes[0]]
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with writing_to(path.parent), warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
+    dynamic = (tuple(shapes),) if isinstance(module, Whole) else (shapes[0],)
+    with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_graph(module, tensors, names, OUTPUTS[path.stem.removeprefix("whole_")], dynamic, path)
+    return path
+
+
+def write_graph(module: nn.Module, tensors: tuple, names: list[str], output: str, shapes: tuple, path: Path) -> None:
+    """Trace a module of one output with example inputs and write it as one ONNX file.
+
+    Parameters
+    ----------
+    shapes : per input the sizes that may differ, ``{dimension: torch.export.Dim}``
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             tensors,
             str(path),
             input_names=names,
-            output_names=[OUTPUTS[path.stem.removeprefix("whole_")]],
-            dynamic_shapes=tuple(dynamic),
+            output_names=[output],
+            dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-    return path

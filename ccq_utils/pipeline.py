@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging
 
-from ccq_utils import codec_files, codecs
+from ccq_utils import codec_files, codecs, shards
 from ccq_utils.cache import digest, file_digest, writing_to
+from ccq_utils.encoding import Encoder
 from ccq_utils.errors import StudyError
 from ccq_utils.model_files import load_model
 from ccq_utils.modules import Concat, ConcatTransformer, Decoder, with_modules
@@ -32,13 +33,15 @@ class CompressedModel:
     model : a SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not
     codec : of ``ccq_utils.codecs``, fitted on this model's vectors or not yet: byte blocks or percentile
     card : Markdown that goes into the saved README.md, below how to use the model
+    encoding : how transformers are run (``encoding.WAYS``), for speed on a CPU; ``encoder.choice`` says what was chosen. It
+        belongs to the machine and is not saved
 
     Raises
     ------
-    StudyError : a model with a ``truncate_dim`` of its own.
+    StudyError : a model with a ``truncate_dim`` of its own, an unknown encoding.
     """
 
-    def __init__(self, model: SentenceTransformer, codec, card: str = ""):
+    def __init__(self, model: SentenceTransformer, codec, card: str = "", encoding: str = "plain"):
         if model.truncate_dim is not None:
             raise StudyError(
                 f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members, or take fewer bytes"
@@ -46,6 +49,7 @@ class CompressedModel:
         if not isinstance(model[-1], Concat | Normalize):
             model = with_modules(model, [*model, Normalize()])
         self.model, self.codec, self.card = model, codec, card
+        self.encoder = Encoder(model, encoding)
         self._marks = {}
 
     @classmethod
@@ -57,6 +61,7 @@ class CompressedModel:
         general: bool = False,
         output: str = "",
         device: str | None = "cpu",
+        encoding: str = "plain",
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile chose, with their weights.
 
@@ -91,7 +96,7 @@ class CompressedModel:
             made.fit(study.joined("training"), study.joined("calibration"))
         with on_device(device):
             model = ConcatTransformer(modules=[joined], device=device)
-        return cls(model, made, card.measured(study))
+        return cls(model, made, card.measured(study), encoding)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 
@@ -144,9 +149,7 @@ class CompressedModel:
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
     def _vectors(self, texts, task):
-        encode = self.model.encode_query if task == "query" else self.model.encode_document
-        vectors = encode(_checked(texts), show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
+        return self.encoder.encode(_checked(texts), task)
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
@@ -195,7 +198,7 @@ class CompressedModel:
             made.replace(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None) -> "CompressedModel":
+    def load(cls, folder: str | Path, device: str | None = None, encoding: str = "plain") -> "CompressedModel":
         """What ``save`` wrote, on a device (see ``from_profile``).
 
         Raises
@@ -205,15 +208,7 @@ class CompressedModel:
         """
         folder = Path(folder)
         _quiet()
-        try:
-            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            codec_files.check_version(about["version"], f"saved model {folder}")
-            marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
-            count, card = int(about["modules"]), str(about["card"])
-        except FileNotFoundError as error:
-            raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
+        marks, files, count, card = read_manifest(folder)
         for name, expected in files.items():
             if not (folder / name).is_file():
                 raise StudyError(f"saved model {folder}: {name} is missing; save the model again or copy the file back")
@@ -222,7 +217,7 @@ class CompressedModel:
         with on_device(device):
             whole = load_model(folder, device)
         model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
-        loaded = cls(model, codec_files.load_codec(folder / "codec"), card)
+        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, encoding)
         if codec_files.fingerprint(loaded.codec) != marks["codec"]:
             raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
         if len(whole) > count:
@@ -235,7 +230,9 @@ class CompressedModel:
         codec_files.save_codes(Path(path), codes, [str(name) for name in ids], self.marks)
 
     def load_codes(self, path: str | Path) -> tuple[np.ndarray, list[str]]:
-        """Codes and ids of a file; raises ``StudyError`` where another codec or model made it."""
+        """Codes and ids of a file or of a folder of shards; raises ``StudyError`` where another codec or model made it."""
+        if Path(path).is_dir():
+            return shards.read(Path(path), self.marks)
         return codec_files.load_codes(Path(path), self.marks)
 
 
@@ -249,6 +246,19 @@ def on_device(device: str | None):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:120]
         raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, str], dict[str, str], int, str]:
+    """Fingerprints, sha256 per file, number of float modules and card of a saved model, none of them checked yet."""
+    try:
+        about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        codec_files.check_version(about["version"], f"saved model {folder}")
+        marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
+        return marks, files, int(about["modules"]), str(about["card"])
+    except FileNotFoundError as error:
+        raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
 
 
 def check_place(folder: Path) -> None:

@@ -5,6 +5,6 @@ import os
 from tqdm.auto import tqdm
 
 
-def progress(items, description: str):
+def progress(items, description: str, total: int | None = None):
     """``items`` with a bar that leaves nothing behind; ``TQDM_DISABLE=1`` (set by ``ccq run``) switches it off."""
-    return tqdm(items, desc=description, leave=False, disable=os.environ.get("TQDM_DISABLE") == "1")
+    return tqdm(items, desc=description, total=total, leave=False, disable=os.environ.get("TQDM_DISABLE") == "1")

@@ -26,7 +26,7 @@ from ccq_utils.errors import StudyError
 from ccq_utils.profile import load_profile, profile_path
 from ccq_utils.watch import ENGINE, Watch
 
-NOT_HASHED = {"runner.py", "run_report.py", "watch.py", "publish.py", "cli.py", "paths.py", "verify.py"}
+NOT_HASHED = {"runner.py", "run_report.py", "watch.py", "publish.py", "cli.py", "paths.py", "verify.py", "sweep.py"}
 """Modules that notebooks' results do not depend on."""
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}

@@ -1,6 +1,8 @@
 """The files that people bring: UTF-8 lines, one JSON object each; a bad one gives an error that names file and line."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from ccq_utils.errors import StudyError
 
 
 def read_lines(path: Path, owner: str, holds: str) -> Iterator[tuple[int, str]]:
-    """Line numbers, from 1, and lines that are not blank.
+    """Line numbers, from 1, and lines that are not blank; a file whose name ends in ``.gz`` is unpacked.
 
     Parameters
     ----------
@@ -17,11 +19,11 @@ def read_lines(path: Path, owner: str, holds: str) -> Iterator[tuple[int, str]]:
 
     Raises
     ------
-    StudyError : the file is missing or is not UTF-8 text.
+    StudyError : the file is missing, is not UTF-8 text, or is no whole gzip file.
     """
     if not path.is_file():
         raise StudyError(f"{owner}: {path} is missing; {holds}")
-    with path.open(encoding="utf-8") as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         number = 0
         try:
             for number, line in enumerate(lines, 1):
@@ -32,6 +34,8 @@ def read_lines(path: Path, owner: str, holds: str) -> Iterator[tuple[int, str]]:
             raise StudyError(
                 f"{owner}: {path.name} is not UTF-8 text {place} ({error.reason}); save it as UTF-8"
             ) from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise StudyError(f"{owner}: {path.name} is no whole gzip file ({error}); pack it again") from error
 
 
 def read_jsonl(path: Path, owner: str, holds: str, keys: tuple[str, ...]) -> Iterator[dict]:
@@ -48,23 +52,43 @@ def read_jsonl(path: Path, owner: str, holds: str, keys: tuple[str, ...]) -> Ite
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Texts by id of a ``.jsonl`` file: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before the text.
+    """Texts by id, as ``stream_texts`` gives them, all at once.
 
     Raises
     ------
-    StudyError : a missing file, a malformed line, an id that stands twice, a text without a word, no text at all.
+    StudyError : as ``stream_texts`` does; an id that stands twice, no text at all.
     """
-    owner, found = f"texts {path.name}", {}
-    for row in read_jsonl(path, owner, "give a file with one JSON object with 'id' and 'text' per line", ("text",)):
-        name = str(row.get("_id", row.get("id", "")))
-        if not name or name in found:
-            raise StudyError(
-                f"{owner}: object {len(found) + 1} has {'no id' if not name else f'the id {name!r} again'}"
-            )
-        found[name] = _joined(row, f"{owner}: text {name!r}")
+    found = {}
+    for name, text in stream_texts(path):
+        if name in found:
+            raise StudyError(f"texts {path.name}: object {len(found) + 1} has the id {name!r} again")
+        found[name] = text
     if not found:
-        raise StudyError(f"{owner} holds no text; give one JSON object with 'id' and 'text' per line")
+        raise StudyError(f"texts {path.name} holds no text; give one JSON object with 'id' and 'text' per line")
     return found
+
+
+def stream_texts(place: Path) -> Iterator[tuple[str, str]]:
+    """Ids and texts, one after the other: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before it.
+
+    Parameters
+    ----------
+    place : a ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them, read in the order of their paths
+
+    Raises
+    ------
+    StudyError : a missing file, a malformed line, a text without an id or without a word.
+    """
+    files = [place]
+    if place.is_dir():
+        files = sorted(path for path in place.rglob("*") if path.name.endswith((".jsonl", ".jsonl.gz")))
+    for path in files:
+        owner, holds = f"texts {path.name}", "give a file with one JSON object with 'id' and 'text' per line"
+        for count, row in enumerate(read_jsonl(path, owner, holds, ("text",)), 1):
+            name = str(row.get("_id", row.get("id", "")))
+            if not name:
+                raise StudyError(f"{owner}: object {count} has no id")
+            yield name, _joined(row, f"{owner}: text {name!r}")
 
 
 def _joined(row, owner):
