@@ -19,12 +19,13 @@ from ccq_utils.runner import Run
 BESIDE = ("wiki",)
 """Profiles whose claims stand beside those of the published one in the README."""
 
-CLAIMS_TABLE, GOALS_TABLE = "06_claims.csv", "05_goals.csv"
+CLAIMS_TABLE, GOALS_TABLE, SPEED_TABLE = "06_claims.csv", "05_goals.csv", "08_goals.csv"
 LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
 
 CLAIMS = re.compile(r"(<!-- claims of the default profile -->\n).*?(<!-- end of claims -->)", re.DOTALL)
 GOALS = re.compile(r"(<!-- goals of the default profile -->\n).*?(<!-- end of goals -->)", re.DOTALL)
+SPEED = re.compile(r"(<!-- speed, default profile -->\n).*?(<!-- end of speed -->)", re.DOTALL)
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 TIMING = ("papermill", "execution", "ExecuteTime")
 
@@ -56,7 +57,10 @@ def publish(profile: str = "default") -> list[Path]:
             readme.read_text(encoding="utf-8"),
         )
         goals = goals_markdown(folder / GOALS_TABLE for folder in folders)
-        cleaned[readme] = GOALS.sub(rf"\g<1>{goals}\n\g<2>", text) if goals else text
+        text = GOALS.sub(rf"\g<1>{goals}\n\g<2>", text) if goals else text
+        if (job.results / SPEED_TABLE).is_file():
+            text = SPEED.sub(rf"\g<1>{speed_markdown(job.results / SPEED_TABLE)}\n\g<2>", text)
+        cleaned[readme] = text
     for path, text in cleaned.items():
         path.write_text(text, encoding="utf-8")
     return list(cleaned)
@@ -93,6 +97,21 @@ def _beaten(tables):
             ]
     who = "; ".join(found) or "no method on any task"
     return f"Significantly better than byte blocks (nDCG@10, paired per query, Holm): {who}."
+
+
+def speed_markdown(table: Path, folder: Path | None = None) -> str:
+    """Goals of speed of a run as Markdown, and those of the committed tables of ``ccq bench`` (``folder``, for tests)."""
+    from ccq_utils import bench  # its parts take seconds to import
+
+    tables = [pd.read_csv(table)]
+    if (full := bench.committed("search", folder or bench.FOLDER)) is not None:
+        tables.append(bench.goals([full]))
+    lines = ["| what | way | held against | times as fast | goal | over its floor |", "| --- |" + " --- |" * 5]
+    for row in pd.concat(tables).drop_duplicates("what", keep="last").itertuples():
+        ratio = f"**{row.ratio:.1f}**" if row.reached == "yes" else f"{row.ratio:.1f}"
+        floor = "" if pd.isna(row.above_floor) else f"{row.above_floor:.1f}"
+        lines.append(f"| {row.what} | {row.way} | {row.against} | {ratio} | {row.goal:g} | {floor} |")
+    return "\n".join(lines)
 
 
 def claims_markdown(tables: Iterable[Path]) -> str:

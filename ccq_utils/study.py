@@ -33,6 +33,7 @@ STEPS = {
     "05": "05_stress_tests",
     "06": "06_open_questions",
     "07": "07_take_it_home",
+    "08": "08_cost_and_scale",
 }
 SPLITS = ("validation", "test")
 
@@ -43,7 +44,7 @@ class Study:
     Parameters
     ----------
     profile : profile name or path of a YAML file
-    step : the notebook's number, ``01`` to ``07``; its tables and figures carry it
+    step : the notebook's number, ``01`` to ``08``; its tables and figures carry it
     output : folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``
     """
 

@@ -1,7 +1,8 @@
 """Holds a run's tables and claims against the committed ones, row by row (``ccq verify``).
 
 Each row is ``OK`` (every number within its tolerance), ``close`` (within three times it, or a verdict that turned because
-its number did so near a threshold) or ``DIFFERENT``. How far a number may move is the subject of ``tolerances``.
+its number did so near a threshold) or ``DIFFERENT``. How far a number may move is the subject of ``tolerances``. Tables of
+notebook 08 hold times, which are another machine's own, and are left out.
 """
 
 import hashlib
@@ -28,6 +29,8 @@ FINDINGS = (
     "weights",
 )
 """Columns of words that follow from numbers, and may turn where a number moves within its tolerance."""
+TIMINGS = ("08_",)
+"""How the names of tables begin whose numbers are seconds of one machine, or follow from them: they are not compared."""
 CLOSE = 3.0
 WORDS = ("OK", "close", "DIFFERENT")
 SHOWN = 12
@@ -53,7 +56,7 @@ def verify(profile: str, run: Path) -> pd.DataFrame:
     spread = read_spread()
     parts = [_edited(committed), _recomputed(committed)]
     names = {path.name for folder in (committed, fresh) for path in folder.glob("[0-9][0-9]_*.csv")}
-    for name in sorted(names):
+    for name in sorted(name for name in names if not name.startswith(TIMINGS)):
         left, right = committed / name, fresh / name
         if left.is_file() and right.is_file():
             parts.append(compare(pd.read_csv(left), pd.read_csv(right), left.stem, spread))
@@ -150,7 +153,8 @@ def measure_spread(profile: str, runs: dict[str, list[Path]]) -> pd.DataFrame:
     runs : cause (``threads``, ``bootstrap``) -> finished runs that differ from the committed one in that alone
     """
     rows = []
-    for path in sorted(paths.results_folder(profile).glob("[0-9][0-9]_*.csv")):
+    tables = paths.results_folder(profile).glob("[0-9][0-9]_*.csv")
+    for path in sorted(path for path in tables if not path.name.startswith(TIMINGS)):
         committed, found = pd.read_csv(path), {}
         for cause, folders in runs.items():
             for folder in folders:

@@ -96,7 +96,7 @@ def test_intervals_hold_their_estimates(tables):
     for name, table in tables.items():
         if {"low", "high"} <= set(table):
             table = table.dropna(subset=["low"])
-            estimate = next(table[column] for column in ("estimate", "gain", "measured") if column in table)
+            estimate = next(table[column] for column in ("estimate", "gain", "measured", "seconds") if column in table)
             inside = (table["low"] <= estimate + 1e-9) & (estimate <= table["high"] + 1e-9)
             assert inside.all(), f"{name}:\n{table[~inside]}"
             checked += len(table)

@@ -352,7 +352,7 @@ def test_a_paper_like_profile_runs_through_all_notebooks(hub, tmp_path):
     assert not hub.requests
     selections = [(tmp_path / run / "results/01_selection.csv").read_text() for run in ("out", "again")]
     assert selections[0] == selections[1]
-    assert len(list((tmp_path / "out" / "notebooks").glob("*.ipynb"))) == 7
+    assert len(list((tmp_path / "out" / "notebooks").glob("*.ipynb"))) == 8
     cards = pd.read_csv(tmp_path / "out/results/01_candidates.csv", keep_default_na=False).set_index("name")
     assert list(cards.index) == [*(name.split("/")[1] for name in (E5, BGE, GTE, ARCTIC)), "bge-base"]
     assert list(cards.loc["e5-small-v2", ["query_prompt", "document_prompt"]]) == ["query: ", "passage: "]

@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from ccq_utils import cli, paths, runner
 from ccq_utils.errors import StudyError
-from ccq_utils.publish import claims_markdown, clean, goals_markdown, publish
+from ccq_utils.publish import claims_markdown, clean, goals_markdown, publish, speed_markdown
 
 PROFILE = """\
 name: default
@@ -165,3 +165,16 @@ def test_the_readmes_tables_are_those_of_the_committed_results():
         pytest.skip("no committed results")
     assert claims_markdown(folder / "06_claims.csv" for folder in folders) in text
     assert goals_markdown(folder / "05_goals.csv" for folder in folders) in text
+
+
+def test_speed_table_marks_what_is_reached_and_takes_full_runs_in(tmp_path):
+    head = "what,way,against,ratio,goal,reached,above_floor\n"
+    (tmp_path / "08_goals.csv").write_text(f"{head}encoding,bf16,plain,4.41,3.5,yes,\nstep,sums,loop,1.9,3,no,\n")
+    lines = speed_markdown(tmp_path / "08_goals.csv", tmp_path).splitlines()
+    assert lines[2:] == ["| encoding | bf16 | plain | **4.4** | 3.5 |  |", "| step | sums | loop | 1.9 | 3 |  |"]
+    (tmp_path / "search_1000.csv").write_text(
+        "what,documents,queries,way,ratio,ratio_to_product,goal,reached,above_floor\n"
+        "search,1000,64,flat,1,0.5,,,9\nsearch,1000,64,two steps,30,4.5,10,no,2.5\n"
+    )
+    *_, last = speed_markdown(tmp_path / "08_goals.csv", tmp_path).splitlines()
+    assert last == "| search 1,000 documents, 64 at once | two steps | float vectors, matrix product | 4.5 | 10 | 2.5 |"

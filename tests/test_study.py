@@ -54,8 +54,8 @@ def test_unwritable_output_is_one_clear_error(tmp_path):
 
 
 def test_unknown_step_is_an_error():
-    with pytest.raises(StudyError, match="unknown step '08'; accepted: 01, 02, 03, 04, 05, 06, 07"):
-        Study("tiny", "08")
+    with pytest.raises(StudyError, match="unknown step '09'; accepted: 01, 02, 03, 04, 05, 06, 07, 08"):
+        Study("tiny", "09")
 
 
 def test_unknown_part_names_the_known_ones(study, task):

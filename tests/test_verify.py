@@ -101,6 +101,7 @@ def test_nearly_every_committed_number_has_a_measured_spread():
     numbers = {
         (path.stem, name)
         for path in (paths.ROOT / "data" / "results" / "default").glob("[0-9]*.csv")
+        if not path.name.startswith(verify.TIMINGS)
         for name in pd.read_csv(path).select_dtypes("float").columns
     }
     assert len(numbers & set(spread.index)) > 0.8 * len(numbers), sorted(numbers - set(spread.index))
@@ -108,7 +109,8 @@ def test_nearly_every_committed_number_has_a_measured_spread():
 
 def test_tables_of_every_committed_profile_can_be_compared():
     spread = tolerances.read_spread()
-    for path in (paths.ROOT / "data" / "results").glob("*/[0-9]*.csv"):
+    tables = (paths.ROOT / "data" / "results").glob("*/[0-9]*.csv")
+    for path in (path for path in tables if not path.name.startswith(verify.TIMINGS)):
         table = pd.read_csv(path)
         assert set(verify.compare(table, table, path.stem, spread)["status"]) == {"OK"}, path
 
@@ -230,6 +232,14 @@ def test_a_table_on_one_side_only_is_different(committed):
     found = verify.verify("default", committed[1]).query("status == 'DIFFERENT'").set_index("table")["column"]
     assert found["03_loss"] == "table is missing from the run"
     assert found["03_young"].startswith("table is missing from the committed tables")
+
+
+def test_tables_of_times_are_not_compared(committed):
+    for folder, seconds in ((committed[0], 1.0), (committed[1] / "results", 9.0)):
+        TABLE.assign(estimate=seconds).to_csv(folder / "08_search.csv", index=False)
+    (committed[0] / "08_costs.csv").write_text("setup\none\n")  # not even that a table is there
+    found = verify.verify("default", committed[1])
+    assert set(found["status"]) == {"OK"} and not found["table"].str.startswith("08_").any()
 
 
 def test_missing_run_is_one_clear_error(tmp_path, capsys):
