@@ -113,6 +113,7 @@ def _parser():
     spread = commands.add_parser("spread", help="measure how far runs that should agree lie apart: verify's tolerances")
     spread.add_argument("--threads", nargs="+", required=True, metavar="DIR", help="runs with other thread counts")
     spread.add_argument("--bootstrap", nargs="+", required=True, metavar="DIR", help="runs with another bootstrap_seed")
+    spread.add_argument("--anew", action="store_true", help="forget what was measured before, on other machines too")
     spread.set_defaults(action=_spread)
 
     publish = commands.add_parser("publish", help="copy a finished run's notebooks, cleaned, over the committed ones")
@@ -283,9 +284,9 @@ def _spread(options):
     from ccq_utils import run_report, tolerances, verify
 
     runs = {cause: [Path(folder) for folder in getattr(options, cause)] for cause in tolerances.CAUSES}
-    verify.measure_spread("default", runs).to_csv(
-        tolerances.SPREAD, index=False, float_format="%.3g", lineterminator="\n"
-    )
+    before = None if options.anew else tolerances.read_spread()
+    measured = verify.measure_spread("default", runs, before)
+    measured.to_csv(tolerances.SPREAD, index=False, float_format="%.3g", lineterminator="\n")
     print(run_report.shown(tolerances.SPREAD))
     return 0
 

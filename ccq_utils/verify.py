@@ -145,12 +145,13 @@ def _distance(old, new):
     return abs(new - old)
 
 
-def measure_spread(profile: str, runs: dict[str, list[Path]]) -> pd.DataFrame:
+def measure_spread(profile: str, runs: dict[str, list[Path]], before: pd.DataFrame | None = None) -> pd.DataFrame:
     """The largest difference of each column between the committed tables and runs that should give the same.
 
     Parameters
     ----------
     runs : cause (``threads``, ``bootstrap``) -> finished runs that differ from the committed one in that alone
+    before : an earlier measurement (``read_spread``), kept where it was larger: of machines that are not at hand any more
     """
     rows = []
     tables = paths.results_folder(profile).glob("[0-9][0-9]_*.csv")
@@ -165,7 +166,10 @@ def measure_spread(profile: str, runs: dict[str, list[Path]]) -> pd.DataFrame:
                     found[column, cause] = max(off, found.get((column, cause), 0.0))
         for column in dict.fromkeys(column for column, _ in found):
             rows.append({"table": path.stem, "column": column} | {cause: found[column, cause] for cause in runs})
-    return pd.DataFrame(rows)
+    measured = pd.DataFrame(rows).set_index(["table", "column"])
+    if before is not None:
+        measured = measured.where(measured >= before.reindex(measured.index).fillna(0), before)
+    return measured.reset_index()
 
 
 def _edited(committed):

@@ -57,7 +57,7 @@ def test_runs_that_vary_as_measured_are_not_different(seed):
         assert "DIFFERENT" not in set(found["status"]), found[found["status"] == "DIFFERENT"].to_string()
 
 
-@pytest.mark.parametrize(("name", "off"), [("03_retention", 0.03), ("05_at_48x", 0.03), ("05_budget_sweep", 0.06)])
+@pytest.mark.parametrize(("name", "off"), [("03_retention", 0.03), ("05_at_48x", 0.035), ("05_budget_sweep", 0.06)])
 def test_a_result_that_is_off_is_different(name, off):
     """Few bytes vary most: tables that hold 16-byte codes let all of their numbers move further."""
     table = pd.read_csv(paths.ROOT / "data" / "results" / "default" / f"{name}.csv")
