@@ -1,5 +1,6 @@
 """Retention of a compressed concat: fit without judgements, code the documents, score, compare per query."""
 
+import inspect
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,8 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from ccq_utils.cache import fingerprint
+from ccq_utils import losses
+from ccq_utils.cache import digest, fingerprint
 from ccq_utils.codecs import DETERMINISTIC, make_codec, scores
 from ccq_utils.decoder import Decoder, fit_pca, train_decoder
 from ccq_utils.embed import normalise
@@ -262,6 +264,7 @@ def trained_decoder(
         **settings,
         **regular,
         "vectors": fingerprint(training, validation),
+        "code": digest(*map(inspect.getsource, (Decoder, train_decoder, losses))),
     }
     texts = [training, validation]
     if queries:

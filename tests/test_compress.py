@@ -1,5 +1,6 @@
 """Retention rows: repeated runs are averaged per query, their spread is shown, tasks are averaged with equal weight."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -121,12 +122,16 @@ def key_of(**settings):
     return keys[0]
 
 
-def test_key_of_a_training_never_changes():
-    assert key_of(start="PCA") == (
+def test_key_of_a_training_names_its_settings_vectors_and_code(monkeypatch):
+    before = key_of(start="PCA")
+    assert before.startswith(
         '{"start": "PCA", "dims": 8, "depth": 1, "width": 512, "stops": [4, 8], "epochs": 20, "batch_size": 128, '
         '"learning_rate": 0.0001, "patience": 3, "seed": 7, '
-        '"vectors": "734532e1bae775862c048099fea348d07af96ba753af74f5d7d99c456885e73d"}'
+        '"vectors": "734532e1bae775862c048099fea348d07af96ba753af74f5d7d99c456885e73d", "code": "'
     )
+    source = inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda part: source(part) + "# trained otherwise")
+    assert key_of(start="PCA") != before
 
 
 @pytest.mark.parametrize(
