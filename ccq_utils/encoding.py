@@ -24,7 +24,7 @@ from ccq_utils.errors import StudyError
 from ccq_utils.modules import Concat, prompt_of
 
 TOKENS = 1024
-"""Tokens per batch, padding included: the activations of a small transformer then stay in a core's cache."""
+"""Tokens per batch and thread, padding included: the activations of a small transformer then stay in a core's cache."""
 SAMPLE, WORTH, BATCH = 64, 512, 32
 """Texts of a trial; texts from which on ``auto`` tries, as fewer take less time than a trial; texts per plain batch."""
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -85,8 +85,8 @@ class Encoder:
     Parameters
     ----------
     model : on the CPU and with transformers (alone or as members of a ``Concat``), or it is run the plain way
-    way : ``plain`` (the model's own ``encode``); ``batched``, float32 in batches of ``TOKENS``; ``bf16`` and ``int8``,
-        batched as well; ``auto``, the fastest of these on this machine that keeps cosines of ``LOWEST``
+    way : ``plain`` (the model's own ``encode``); ``batched``, float32 in batches of ``TOKENS`` per thread; ``bf16`` and
+        ``int8``, batched as well; ``auto``, the fastest of these on this machine that keeps cosines of ``LOWEST``
     batch_size : texts per batch of the plain way
 
     Attributes
@@ -172,12 +172,12 @@ def faster(model: SentenceTransformer, way: str) -> SentenceTransformer:
 
 
 def batched(model: SentenceTransformer, texts: list[str], task: str | None = None, **options) -> np.ndarray:
-    """As ``Encoder.encode``, by a model as it is, in batches of ``TOKENS``."""
+    """As ``Encoder.encode``, by a model as it is, in batches of ``TOKENS`` per thread."""
     reader = _readers(model)[0]
     prompt = options.get("prompt") or prompt_of(reader, task) or ""
     counted = reader[0].tokenizer([prompt + text for text in texts], truncation=True, max_length=reader.max_seq_length)
     found = None
-    for rows in token_batches([len(ids) for ids in counted["input_ids"]], TOKENS):
+    for rows in token_batches([len(ids) for ids in counted["input_ids"]], TOKENS * torch.get_num_threads()):
         batch = [texts[row] for row in rows]
         vectors = _encode(model, task)(batch, batch_size=len(batch), show_progress_bar=False, **options)
         if found is None:
