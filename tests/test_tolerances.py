@@ -8,6 +8,7 @@ from ccq_utils import paths, verify
 from ccq_utils.tolerances import FLOOR, OWN_INTERVAL, allowed, ends, is_p_value, read_spread
 
 TABLES = sorted((paths.ROOT / "data" / "results" / "default").glob("[0-9]*.csv"))
+TABLES = [path for path in TABLES if not path.name.startswith(verify.TIMINGS)]
 STILL = pd.DataFrame({"threads": 0.0, "bootstrap": 0.0}, index=pd.MultiIndex.from_tuples([("03_table", "estimate")]))
 STILL.index.names = ["table", "column"]
 

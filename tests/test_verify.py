@@ -241,8 +241,8 @@ def test_a_table_on_one_side_only_is_different(committed):
 
 def test_tables_of_times_are_not_compared(committed):
     for folder, seconds in ((committed[0], 1.0), (committed[1] / "results", 9.0)):
-        TABLE.assign(estimate=seconds).to_csv(folder / "08_search.csv", index=False)
-    (committed[0] / "08_costs.csv").write_text("setup\none\n")  # not even that a table is there
+        TABLE.assign(estimate=seconds).to_csv(folder / "08_other.csv", index=False)
+    (committed[0] / "08_more.csv").write_text("setup\none\n")  # not even that a table is there
     found = verify.verify("default", committed[1])
     assert set(found["status"]) == {"OK"} and not found["table"].str.startswith("08_").any()
 
