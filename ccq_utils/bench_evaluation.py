@@ -49,8 +49,15 @@ class RoundedCodec:
 
 def settings(dims: int, count: int = 20) -> list[tuple[str, int]]:
     """``count`` pairs of a bitbudget method and a depth of truncation, deep ones first."""
-    depths = np.linspace(dims, dims // 8, -(-count // len(DEPTHS))).astype(int)
+    depths = depths_of(dims, -(-count // len(DEPTHS)))
     return [(method, int(depth)) for depth in depths for method in DEPTHS][:count]
+
+
+def depths_of(dims: int, count: int) -> np.ndarray:
+    """``count`` depths from all dims to an eighth of them, but not below 16: documents of one code tie, and each harness
+    breaks ties its own way.
+    """
+    return np.linspace(dims, max(dims // 8, min(dims, 16)), count).astype(int)
 
 
 def against_bitbudget(side: Side, count: int = 20, repeats: int = 5) -> pd.DataFrame:
@@ -112,7 +119,7 @@ def against_mteb(side: Side, count: int = 20, repeats: int = 5) -> pd.DataFrame:
     ``count`` pairs of a type in ``WRAPPED`` and a number of dims, to which both sides reduce the vectors by uncentred PCA.
     """
     task, dims = side.judge.task, side.documents.shape[1]
-    depths = np.linspace(dims, dims // 8, -(-count // len(WRAPPED))).astype(int)
+    depths = depths_of(dims, -(-count // len(WRAPPED)))
     codecs = [WrapperCodec(int(depth), dtype).fit(side.documents) for depth in depths for dtype in WRAPPED][:count]
     judged = {query: task.qrels[query] for query in side.judge.query_ids}
     local = as_mteb(replace(task, qrels=judged, validation=frozenset()))

@@ -1,7 +1,6 @@
 """Ours and its peers at equal bytes, fitted on general text or on one's own corpus."""
 
 import importlib.util
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -21,6 +20,7 @@ from ccq_utils.progress import progress
 from ccq_utils.scoring import PLACES, score_method, what_to_fit_on
 from ccq_utils.stats import Interval, corrected_verdicts
 from ccq_utils.study import Study
+from ccq_utils.timing import alternate
 
 OURS = "byte blocks"
 PAPER = "decoder"
@@ -214,13 +214,8 @@ def search_speed(side: Side, budget: int, seed: int, repeats: int = 5) -> pd.Dat
         "byte blocks, decoded in blocks": (codec.bytes_per_vector, lambda: search(codec, queries, codes)),
         "byte blocks, faiss scan": (codec.bytes_per_vector, lambda: scan.search(padded, 10)),
     }
-    taken = {name: [] for name in ways}
     with threadpool_limits(1):
-        for _ in range(repeats):  # alternating, so that a slow moment meets all
-            for name, (_, work) in ways.items():
-                started = time.perf_counter()
-                work()
-                taken[name].append(time.perf_counter() - started)
+        taken = alternate("search speed", {name: work for name, (_, work) in ways.items()}, repeats)
     million = len(queries) * len(documents) / 1e6
     flat_time = np.array(taken["float concat, IndexFlatIP"])
     rows = []

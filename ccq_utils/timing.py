@@ -27,13 +27,7 @@ def race(
     One row per way: ``what``, ``way``, ``seconds`` (median), ``low`` and ``high`` (fastest and slowest run), ``ratio`` (how
     many times as fast as the first way: median over repeats of the paired ratio), ``repeats``.
     """
-    taken = {way: [] for way in ways}
-    for repeat in progress(range(repeats + 1), what):
-        for way, work in ways.items():
-            started = clock()
-            work()
-            if repeat:
-                taken[way].append(clock() - started)
+    taken = alternate(what, ways, repeats, clock)
     first = np.array(next(iter(taken.values())))
     return pd.DataFrame(
         {
@@ -47,3 +41,15 @@ def race(
         }
         for way, times in taken.items()
     )
+
+
+def alternate(what: str, ways: dict[str, Callable[[], object]], repeats: int, clock=time.perf_counter) -> dict:
+    """Way -> seconds of each of its runs; arguments as of ``race``."""
+    taken = {way: [] for way in ways}
+    for repeat in progress(range(repeats + 1), what):
+        for way, work in ways.items():
+            started = clock()
+            work()
+            if repeat:
+                taken[way].append(clock() - started)
+    return taken

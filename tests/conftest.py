@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from ccq_utils.cache import Cache
+from ccq_utils.evaluate import Evaluator
 from ccq_utils.tasks import Task
 
 settings.register_profile("study", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -43,6 +44,26 @@ def make_task():
             asked[query] = " ".join([*known, *rng.choice(VOCABULARY, 3)])
         given = {"validation": frozenset(names[: queries // 3])} | changes
         return Task("made_up", text, asked, qrels, **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def judged_vectors(make_task):
+    """A function that makes a task with judgements of one grade around given vectors, and queries near what they find.
+
+    bitbudget's gain is 2^grade - 1, mteb's the grade itself: only of one grade are they the same.
+    """
+
+    def make(documents, queries, seed=5):
+        task = make_task(documents=len(documents), queries=queries)
+        for grades in task.qrels.values():
+            grades.update(dict.fromkeys(grades, 1))
+        judge, names, rng = Evaluator(task), list(task.documents), np.random.default_rng(seed)
+        found = [[names.index(name) for name in task.qrels[query]] for query in judge.query_ids]
+        asked = np.stack([documents[rows].mean(axis=0) for rows in found])
+        asked = (asked + 0.05 * rng.standard_normal(asked.shape)).astype(np.float32)
+        return task, judge, documents, asked / np.linalg.norm(asked, axis=1, keepdims=True)
 
     return make
 

@@ -15,7 +15,6 @@ from ccq_utils.bench_evaluation import (
 from ccq_utils.bench_training import LOOP, LOSSES, step_parts, step_speed
 from ccq_utils.compress import Side, ndcg
 from ccq_utils.errors import StudyError
-from ccq_utils.evaluate import Evaluator
 from ccq_utils.losses import PrefixSimilarity
 from ccq_utils.timing import race
 
@@ -76,16 +75,8 @@ def test_steps_are_timed_at_equal_loss(random_vectors):
 
 
 @pytest.fixture
-def side(make_task, random_vectors):
-    task = make_task(documents=120, queries=20)
-    for grades in task.qrels.values():
-        for name in grades:
-            grades[name] = 1
-    judge, documents = Evaluator(task), random_vectors(120, 32)
-    names, rng = list(task.documents), np.random.default_rng(1)
-    near = [documents[[names.index(name) for name in task.qrels[query]]].mean(axis=0) for query in judge.query_ids]
-    queries = (np.stack(near) + 0.05 * rng.standard_normal((len(near), 32))).astype(np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+def side(judged_vectors, random_vectors):
+    task, judge, documents, queries = judged_vectors(random_vectors(120, 32), 20)
     return Side(task.name, queries, documents, judge, ndcg(judge, queries @ documents.T))
 
 

@@ -6,7 +6,6 @@ import pytest
 from ccq_utils.blocks import BlockCodec
 from ccq_utils.codecs import scores
 from ccq_utils.errors import StudyError
-from ccq_utils.evaluate import Evaluator
 from ccq_utils.peers import DRAWN, PEERS, FaissCodec, bitbudget_scores, make_peer
 
 DIMS = 64
@@ -121,21 +120,9 @@ def test_unknown_peer_lists_the_known():
 
 
 @pytest.fixture
-def judged(make_task, corpus):
-    """A task with judgements of one grade (bitbudget's gain is 2^grade - 1, mteb's the grade itself), and its vectors."""
-    task = make_task(documents=200, queries=30)
-    for grades in task.qrels.values():
-        for name in grades:
-            grades[name] = 1
-    judge = Evaluator(task)
-    rng = np.random.default_rng(5)
-    documents = corpus[:200]
-    names = list(task.documents)
-    asked = np.stack(
-        [documents[[names.index(name) for name in task.qrels[query]]].mean(axis=0) for query in judge.query_ids]
-    )
-    asked = (asked + 0.05 * rng.standard_normal(asked.shape)).astype(np.float32)
-    return task, judge, documents, asked / np.linalg.norm(asked, axis=1, keepdims=True)
+def judged(judged_vectors, corpus):
+    """Task, scorer, vectors of documents and queries."""
+    return judged_vectors(corpus[:200], 30)
 
 
 def test_bitbudget_methods_score_the_same_in_our_harness(judged):
