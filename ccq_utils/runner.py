@@ -120,7 +120,7 @@ class Run:
         """Run one notebook and record it; ``expected`` seconds are shown beside the elapsed time."""
         state = self.state[notebook.stem] = NotebookState(self.input_hash(notebook))
         self._save_state()
-        label = f"expected {run_report.clock(expected)}"
+        label = f"last run took {run_report.clock(expected)}"  # that run may have had a cache
         bar_format = f"{notebook.stem}: cell {{n_fmt}} of {{total_fmt}}, elapsed {{elapsed}}, {label}"
         progress = {"bar_format": bar_format, "ncols": shutil.get_terminal_size().columns, "leave": False}
         terminal = sys.stderr.isatty()

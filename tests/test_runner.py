@@ -95,7 +95,7 @@ def test_real_kernels_run_in_order_and_an_unchanged_study_is_skipped(study, capf
     write_notebook(study / "notebooks", "02_second", "import sys; print(sys.executable, profile)")
     assert ccq() == 0
     captured = capfd.readouterr()
-    assert "02_second: started, expected ?" in captured.err
+    assert "02_second: started, last run took ?" in captured.err
     assert captured.err.index("01_first: done") < captured.err.index("03_third: started")
     assert len(captured.err.strip().splitlines()) == 6, "one line at the start and one at the end of each notebook"
     text = (study / "build" / "mini" / "02_second.ipynb").read_text()
@@ -302,4 +302,4 @@ def test_report_and_summary(study, executed, capsys, tmp_path):
     assert ccq("--only", "2", "--force") == 0
     report = json.loads((results / "run_report.json").read_text())
     assert [entry["skipped"] for entry in report["notebooks"]] == [True, False, True]
-    assert "02_second: started, expected 0:00" in capsys.readouterr().err
+    assert "02_second: started, last run took 0:00" in capsys.readouterr().err
