@@ -199,21 +199,12 @@ def goals_figure(table: pd.DataFrame):
 
 def readable(table: pd.DataFrame):
     """A part's table for a notebook."""
-    names = [
-        "way",
-        "seconds",
-        "low",
-        "high",
-        "ratio",
-        "goal",
-        "reached",
-        "lowest_cosine",
-        "loss_difference",
-        "difference",
-    ]
-    shown = table[["what", *[name for name in names if name in table]]]
-    scales = {"seconds": "{:.4f}", "low": "{:.4f}", "high": "{:.4f}", "ratio": "{:.2f}", "goal": "{:.1f}"}
-    return shown.style.hide().format(scales | {name: "{:.2g}" for name in names[-2:] if name in table}, na_rep="")
+    digits = {"seconds": "{:.3g}", "low": "{:.3g}", "high": "{:.3g}", "ratio": "{:.2f}", "ratio_to_product": "{:.2f}"}
+    digits |= {"goal": "{:g}", "reached": None, "bytes_per_vector": "{:g}", "above_floor": "{:.1f}", "found": "{:.3f}"}
+    digits |= {"lowest_cosine": "{:.5f}", "loss_difference": "{:.2g}", "difference": "{:.2g}"}
+    kept = {name: text for name, text in digits.items() if name in table}
+    shown = table.assign(what=_what(table))[["what", "way", *kept]]
+    return shown.style.hide().format({name: text for name, text in kept.items() if text}, na_rep="")
 
 
 def committed(part: str, folder: Path = FOLDER) -> pd.DataFrame | None:
