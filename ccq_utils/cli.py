@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ccq_utils.errors import StudyError
+from ccq_utils.common.errors import StudyError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def _add_profile(parser):
 
 
 def _run(options):
-    from ccq_utils import runner  # jupyter and papermill take a second to import
+    from ccq_utils.run import runner  # jupyter and papermill take a second to import
 
     return runner.run(options.profile, options.only, options.force, options.output)
 
@@ -155,9 +155,11 @@ def _run(options):
 def _verify(options):
     from pathlib import Path
 
-    from ccq_utils import paths, run_report, runner, verify
-    from ccq_utils.cache import writing_to
-    from ccq_utils.profile import load_profile
+    from ccq_utils.common import paths
+    from ccq_utils.common.cache import writing_to
+    from ccq_utils.data.profile import load_profile
+    from ccq_utils.run import report as run_report
+    from ccq_utils.run import runner, verify
 
     name = load_profile(options.profile).name
     folder = Path(options.run or paths.BUILD / "verify" / name)
@@ -174,7 +176,7 @@ def _verify(options):
 def _evaluate(options):
     from pathlib import Path
 
-    from ccq_utils import benchmark
+    from ccq_utils.analyses import own_task as benchmark
 
     flags = {"exclude_self": options.exclude_self, "allow_missing": options.allow_missing}
     report = benchmark.evaluate_task(options.task, options.bytes, options.profile, options.peers, **flags)
@@ -187,10 +189,10 @@ def _evaluate(options):
 def _fit(options):
     from pathlib import Path
 
-    from ccq_utils import codec_files
-    from ccq_utils.encoding import check_way
-    from ccq_utils.pipeline import CompressedModel, check_place
-    from ccq_utils.textfiles import read_texts
+    from ccq_utils.codecs import files as codec_files
+    from ccq_utils.data.text_files import read_texts
+    from ccq_utils.deploy.pipeline import CompressedModel, check_place
+    from ccq_utils.models.encoding import check_way
 
     check_place(Path(options.out))  # before the long work
     codec_files.check_name(options.codec)
@@ -209,12 +211,12 @@ def _fit(options):
 def _encode(options):
     from pathlib import Path
 
-    from ccq_utils.pipeline import CHUNK, CompressedModel
-    from ccq_utils.textfiles import read_texts
+    from ccq_utils.data.text_files import read_texts
+    from ccq_utils.deploy.pipeline import CHUNK, CompressedModel
 
     sharded = options.shards or options.codes.endswith("/") or Path(options.codes).is_dir()
     if sharded:
-        from ccq_utils.scale import encode_corpus
+        from ccq_utils.deploy.scale import encode_corpus
 
         where = (options.engine, options.address, options.workers, options.threads)
         part = CHUNK if options.part is None else options.part
@@ -238,7 +240,7 @@ def _encode(options):
 
 
 def _search(options):
-    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.deploy.pipeline import CompressedModel
 
     model = CompressedModel.load(options.model, options.device, options.encoding)
     codes, ids = model.load_codes(options.codes)
@@ -249,8 +251,8 @@ def _search(options):
 
 
 def _export_faiss(options):
-    from ccq_utils.faiss_export import export_faiss
-    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.codecs.faiss_index import export_faiss
+    from ccq_utils.deploy.pipeline import CompressedModel
 
     model = CompressedModel.load(options.model, "cpu")
     codes, ids = model.load_codes(options.codes)
@@ -262,7 +264,8 @@ def _export_faiss(options):
 def _bench(options):
     import pandas as pd
 
-    from ccq_utils import bench, run_report
+    from ccq_utils.analyses import bench
+    from ccq_utils.run import report as run_report
 
     for path in bench.run(options.profile, options.documents, options.output, options.part):
         print(f"{bench.shown(pd.read_csv(path))}\n{run_report.shown(path)}")
@@ -270,7 +273,7 @@ def _bench(options):
 
 
 def _sweep(options):
-    from ccq_utils.sweep import sweep
+    from ccq_utils.run.sweep import sweep
 
     where = (options.engine, options.address, options.workers, options.threads)
     table = sweep(options.profiles, options.only, options.output, *where)
@@ -281,7 +284,8 @@ def _sweep(options):
 def _spread(options):
     from pathlib import Path
 
-    from ccq_utils import run_report, tolerances, verify
+    from ccq_utils.run import report as run_report
+    from ccq_utils.run import tolerances, verify
 
     runs = {cause: [Path(folder) for folder in getattr(options, cause)] for cause in tolerances.CAUSES}
     before = None if options.anew else tolerances.read_spread()
@@ -292,8 +296,8 @@ def _spread(options):
 
 
 def _publish(options):
-    from ccq_utils.publish import publish
-    from ccq_utils.run_report import shown
+    from ccq_utils.run.publish import publish
+    from ccq_utils.run.report import shown
 
     for path in publish(options.profile):
         print(shown(path))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ccq_utils.cache import Cache
-from ccq_utils.evaluate import Evaluator
-from ccq_utils.tasks import Task
+from ccq_utils.common.cache import Cache
+from ccq_utils.data.tasks import Task
+from ccq_utils.study.metrics import Evaluator
 
 settings.register_profile("study", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("study")
@@ -92,10 +92,10 @@ def members(tmp_path_factory):
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from ccq_utils.lexical import LexicalEncoder
-    from ccq_utils.models import BUILDERS
-    from ccq_utils.profile import load_profile
-    from ccq_utils.static import new_static
+    from ccq_utils.data.profile import load_profile
+    from ccq_utils.models.base_models import BUILDERS
+    from ccq_utils.models.lexical import LexicalEncoder
+    from ccq_utils.models.static import new_static
 
     folder = tmp_path_factory.mktemp("members")
     wheel = BUILDERS["minilm"](load_profile("tiny"), None, Cache(folder)).folder()

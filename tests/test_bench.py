@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ccq_utils.bench_evaluation import (
+from ccq_utils.analyses.bench_evaluation import (
     PRODUCTS,
     RoundedCodec,
     _largest_difference,
@@ -12,11 +12,11 @@ from ccq_utils.bench_evaluation import (
     against_mteb,
     settings,
 )
-from ccq_utils.bench_training import LOOP, LOSSES, step_parts, step_speed
-from ccq_utils.compress import Side, ndcg
-from ccq_utils.errors import StudyError
-from ccq_utils.losses import PrefixSimilarity
-from ccq_utils.timing import race
+from ccq_utils.analyses.bench_training import LOOP, LOSSES, step_parts, step_speed
+from ccq_utils.analyses.timing import race
+from ccq_utils.codecs.losses import PrefixSimilarity
+from ccq_utils.common.errors import StudyError
+from ccq_utils.study.retention import Side, ndcg
 
 STOPS = [3, 7, 10]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccq_utils.blocks import BlockCodec, byte_blocks, equalised_pca, rates
-from ccq_utils.codecs import scores, search
-from ccq_utils.errors import StudyError
+from ccq_utils.codecs.byte_blocks import BlockCodec, byte_blocks, equalised_pca, rates
+from ccq_utils.codecs.percentile import scores, search
+from ccq_utils.common.errors import StudyError
 
 VARIANCES = 0.9 ** np.arange(64)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ccq_utils.cache import MANIFEST, Cache
-from ccq_utils.errors import StudyError
+from ccq_utils.common.cache import MANIFEST, Cache
+from ccq_utils.common.errors import StudyError
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_unwritable_folder_is_one_clear_error_for_shards(tmp_path):
 
 
 def test_large_rows_lie_in_a_file_without_a_name_and_small_ones_in_memory(cache, monkeypatch):
-    monkeypatch.setattr("ccq_utils.cache.IN_MEMORY", 1000)
+    monkeypatch.setattr("ccq_utils.common.cache.IN_MEMORY", 1000)
     small, large = cache.rows(10, 5), cache.rows(100, 5)
     large[:] = np.arange(500).reshape(100, 5)
     assert small.shape == (10, 5) and small.base is None and type(large) is np.ndarray

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccq_utils.calibration import bucket_quality
-from ccq_utils.decoder import fit_pca
-from ccq_utils.quantizer import PercentileQuantizer
-from ccq_utils.stats import paired_interval
+from ccq_utils.analyses.calibration import bucket_quality
+from ccq_utils.codecs.decoder import fit_pca
+from ccq_utils.codecs.quantizer import PercentileQuantizer
+from ccq_utils.study.stats import paired_interval
 
 DIMS = 8
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ccq_utils.codecs import CODECS, LshCodec, PercentileCodec, make_codec, scores, widest
-from ccq_utils.decoder import fit_pca
-from ccq_utils.errors import StudyError
+from ccq_utils.codecs.decoder import fit_pca
+from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec, make_codec, scores, widest
+from ccq_utils.common.errors import StudyError
 
 DIMS, BUDGETS = 48, (4, 12)
 

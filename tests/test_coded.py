@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from mteb.models import ModelMeta
 
-from ccq_utils import codecs
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.codecs import PercentileCodec
-from ccq_utils.coded import Coded, coded_model, mteb_model
-from ccq_utils.errors import StudyError
-from ccq_utils.evaluate import METRICS, Evaluator
-from ccq_utils.model_files import load_model
-from ccq_utils.modules import Concat, ConcatTransformer
-from ccq_utils.mteb_tasks import as_mteb
-from ccq_utils.pipeline import CompressedModel, model_fingerprint
+from ccq_utils.codecs import percentile as codecs
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.mteb_tasks import as_mteb
+from ccq_utils.deploy.coded import Coded, coded_model, mteb_model
+from ccq_utils.deploy.model_files import load_model
+from ccq_utils.deploy.modules import Concat, ConcatTransformer
+from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
+from ccq_utils.study.metrics import METRICS, Evaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside mteb
 

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import compress
-from ccq_utils.codecs import CODECS, DETERMINISTIC
-from ccq_utils.compress import (
+from ccq_utils.codecs.decoder import fit_pca
+from ccq_utils.codecs.percentile import CODECS, DETERMINISTIC
+from ccq_utils.data.profile import DecoderSpec
+from ccq_utils.study import retention as compress
+from ccq_utils.study.retention import (
     MACRO,
     Side,
     chosen_decoder,
@@ -20,9 +22,7 @@ from ccq_utils.compress import (
     retention_rows,
     trained_decoder,
 )
-from ccq_utils.decoder import fit_pca
-from ccq_utils.profile import DecoderSpec
-from ccq_utils.stats import paired_interval
+from ccq_utils.study.stats import paired_interval
 
 
 @pytest.fixture

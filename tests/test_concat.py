@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ccq_utils.concat import concat, linear_cka, subsets
-from ccq_utils.errors import StudyError
+from ccq_utils.common.errors import StudyError
+from ccq_utils.models.vectors import concat, linear_cka, subsets
 
 
 @pytest.fixture

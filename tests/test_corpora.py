@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ccq_utils.corpora import load_corpora
-from ccq_utils.errors import StudyError
-from ccq_utils.profile import TextSpec
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.corpora import load_corpora
+from ccq_utils.data.profile import TextSpec
 
 SIZES = {"passages": 100, "calibration": 256, "validation": 16, "min_words": 5, "max_words": 20}
 

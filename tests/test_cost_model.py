@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import bench, bench_search, cli, cost_model
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.cache import Cache
-from ccq_utils.cost_model import Setup
-from ccq_utils.encoding_cost import bert, encoding_costs
-from ccq_utils.errors import StudyError
-from ccq_utils.models import BUILDERS
-from ccq_utils.profile import load_profile
+from ccq_utils import cli
+from ccq_utils.analyses import bench, bench_search, cost_model
+from ccq_utils.analyses.cost_model import Setup
+from ccq_utils.analyses.encoding_cost import bert, encoding_costs
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.common.cache import Cache
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.profile import load_profile
+from ccq_utils.models.base_models import BUILDERS
 
 MEASURED = pd.DataFrame(
     {"way": ["flat", "flat", "codes"], "documents": [1000, 11_000, 11_000], "seconds": [0.002, 0.012, 0.0011]}

@@ -6,9 +6,9 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.neighbors import NearestNeighbors
 
-from ccq_utils.decoder import Decoder, fit_pca, near_batches, nearest, train_decoder
-from ccq_utils.errors import StudyError
-from ccq_utils.losses import reconstruction_loss, similarity_loss
+from ccq_utils.codecs.decoder import Decoder, fit_pca, near_batches, nearest, train_decoder
+from ccq_utils.codecs.losses import reconstruction_loss, similarity_loss
+from ccq_utils.common.errors import StudyError
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 
-from ccq_utils.docstrings import library_texts, read_library
-from ccq_utils.errors import StudyError
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.docstrings import library_texts, read_library
 
 NORM = '''
 def norm(x):

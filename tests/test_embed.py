@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccq_utils import embed as embed_module
-from ccq_utils import paths
-from ccq_utils.embed import embed, normalise
-from ccq_utils.errors import StudyError
-from ccq_utils.models import BaseModel
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.models import embed as embed_module
+from ccq_utils.models.base_models import BaseModel
+from ccq_utils.models.embed import embed, normalise
 
 
 class Fake:
@@ -104,8 +104,8 @@ def test_interrupted_run_resumes_with_what_is_missing(model, cache, monkeypatch)
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from ccq_utils import embed as embed_module
-from ccq_utils.cache import Cache
+from ccq_utils.models import embed as embed_module
+from ccq_utils.common.cache import Cache
 from test_embed import TEXTS, base_model
 
 embed_module.SHARD = 2

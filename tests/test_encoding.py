@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from ccq_utils import bench_encoding, encoding
-from ccq_utils.codecs import PercentileCodec
-from ccq_utils.embed import embed
-from ccq_utils.encoding import LOWEST, Choice, Encoder, batched, faster, lowest_cosine, token_batches
-from ccq_utils.errors import StudyError
-from ccq_utils.models import BaseModel
-from ccq_utils.modules import Concat, ConcatTransformer
-from ccq_utils.pipeline import CompressedModel
+from ccq_utils.analyses import bench_encoding
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.common.errors import StudyError
+from ccq_utils.deploy.modules import Concat, ConcatTransformer
+from ccq_utils.deploy.pipeline import CompressedModel
+from ccq_utils.models import encoding
+from ccq_utils.models.base_models import BaseModel
+from ccq_utils.models.embed import embed
+from ccq_utils.models.encoding import LOWEST, Choice, Encoder, batched, faster, lowest_cosine, token_batches
 
 TEXTS = [
     "rain",

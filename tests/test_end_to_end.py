@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import block_steps, cli, comparison, ledger, paths
-from ccq_utils.claims import load_ledger
-from ccq_utils.compress import sides
-from ccq_utils.ledger import VERDICTS
-from ccq_utils.stats import Interval
-from ccq_utils.study import Study
+from ccq_utils import cli
+from ccq_utils.analyses import block_steps, comparison
+from ccq_utils.common import paths
+from ccq_utils.study import ledger
+from ccq_utils.study.claims import load_ledger
+from ccq_utils.study.ledger import VERDICTS
+from ccq_utils.study.retention import sides
+from ccq_utils.study.stats import Interval
+from ccq_utils.study.study import Study
 
 NOTEBOOKS = [path.stem for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))]
 TIMEOUT = 900  # seconds; it takes less than three minutes on two free cores

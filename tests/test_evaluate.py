@@ -8,10 +8,10 @@ import pytest
 import pytrec_eval
 from sentence_transformers import SentenceTransformer
 
-from ccq_utils.errors import StudyError
-from ccq_utils.evaluate import METRICS, Evaluator
-from ccq_utils.lexical import LexicalEncoder
-from ccq_utils.mteb_tasks import as_mteb
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.mteb_tasks import as_mteb
+from ccq_utils.models.lexical import LexicalEncoder
+from ccq_utils.study.metrics import METRICS, Evaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside mteb
 
@@ -106,7 +106,7 @@ def test_task_whose_judged_documents_all_miss_scores_zero(task):
 def test_blocks_and_whole_matrix_give_the_same(task, random_vectors, monkeypatch):
     scores = random_vectors(16, 150)
     whole = Evaluator(task)(scores)
-    monkeypatch.setattr("ccq_utils.evaluate.BLOCK", 5)
+    monkeypatch.setattr("ccq_utils.study.metrics.BLOCK", 5)
     assert Evaluator(task)(lambda block: scores[block]).equals(whole)
 
 

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from ccq_utils import figures
+from ccq_utils.study import figures
 
 
 @pytest.fixture(autouse=True)

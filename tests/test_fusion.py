@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.cross_decomposition import CCA
 
-from ccq_utils.concat import concat
-from ccq_utils.fusion import CanonicalFusion, Gate, fit_canonical, fit_gate
+from ccq_utils.analyses.fusion import CanonicalFusion, Gate, fit_canonical, fit_gate
+from ccq_utils.models.vectors import concat
 
 
 @pytest.fixture

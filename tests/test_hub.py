@@ -19,12 +19,12 @@ from conftest import VOCABULARY
 from loopback_hub import put_model, put_retrieval_set, serving
 from transformers import AutoModel, AutoTokenizer
 
-from ccq_utils import paths
-from ccq_utils.errors import StudyError
-from ccq_utils.hub import modules, pin
-from ccq_utils.models import BUILDERS
-from ccq_utils.modules import Concat, ConcatTransformer, Decoder
-from ccq_utils.profile import SHIPPED, HubModel, load_profile
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.hub import modules, pin
+from ccq_utils.data.profile import SHIPPED, HubModel, load_profile
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.models.base_models import BUILDERS
 
 COMMIT, OTHER = "c" * 40, "0" * 40
 E5, BGE, GTE, ARCTIC, LARGER = (
@@ -75,8 +75,8 @@ def put_passages(folder, rows=12000):
 @pytest.fixture
 def ask(hub, tmp_path):
     """Run lines of Python against the hub in a process of their own; they call ``tell`` with what shall come back."""
-    start = "import json, sys\nfrom ccq_utils import hub\nfrom ccq_utils.errors import StudyError\n"
-    start += "from ccq_utils.profile import HubModel, TaskSpec, TextSpec\nanswer = []\ntell = answer.append\n"
+    start = "import json, sys\nfrom ccq_utils import hub\nfrom ccq_utils.common.errors import StudyError\n"
+    start += "from ccq_utils.data.profile import HubModel, TaskSpec, TextSpec\nanswer = []\ntell = answer.append\n"
     end = "\nprint(json.dumps(answer))"
 
     def run(code, **changes):
@@ -104,7 +104,7 @@ for spec in (HubModel(hub={E5!r}), HubModel(hub={BGE!r}), HubModel(hub={GTE!r}),
 
 
 TAKEN_HOME = f"""
-from ccq_utils.model_files import load_model
+from ccq_utils.deploy.model_files import load_model
 model = load_model("someone/concat", "cpu", revision={COMMIT!r})
 tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode({TEXTS!r}, truncate_dim=8).tolist()])
 """
@@ -242,7 +242,7 @@ def test_without_hub_and_with_a_cold_cache_the_error_says_so(ask, hub, settings,
 
 
 TASKS = """
-from ccq_utils.tasks import load_task
+from ccq_utils.data.tasks import load_task
 for name in ("SciFact", "ArguAna"):
     task = load_task(TaskSpec(name=name.lower(), source=f"mteb:{name}", validation_queries=8), 1)
     tell([task.manifest(), task.exclude_self, task.documents["doc-007"], sorted(task.validation)])
@@ -267,7 +267,7 @@ def test_tasks_by_mteb_s_name_keep_its_rules_and_load_offline(ask, hub, make_tas
 
 def test_tasks_that_cannot_be_had_are_named(ask):
     found = ask(
-        "from ccq_utils.tasks import load_task\n"
+        "from ccq_utils.data.tasks import load_task\n"
         + attempt(
             *(
                 f'load_task(TaskSpec(name="x", source="mteb:{name}"), 1)'
@@ -281,7 +281,7 @@ def test_tasks_that_cannot_be_had_are_named(ask):
 
 
 STREAM = f"""
-from ccq_utils.corpora import load_corpora
+from ccq_utils.data.corpora import load_corpora
 spec = dict(source="hub:{WIKIPEDIA}", config="en", revision={COMMIT!r}, passages=200, pairs=100)
 spec |= dict(calibration=256, validation=16)
 """

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import ledger
-from ccq_utils.claims import Claim, Expectation, Measurement, load_ledger
-from ccq_utils.errors import StudyError
-from ccq_utils.stats import Interval, rank_correlation
-from ccq_utils.study import STEPS
+from ccq_utils.common.errors import StudyError
+from ccq_utils.study import ledger
+from ccq_utils.study.claims import Claim, Expectation, Measurement, load_ledger
+from ccq_utils.study.stats import Interval, rank_correlation
+from ccq_utils.study.study import STEPS
 
 
 def claim(name="C1", test=None, notebook="02_concatenation_gains", **reproduced):

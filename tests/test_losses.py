@@ -6,8 +6,8 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from ccq_utils.decoder import fit_pca, random_rotation
-from ccq_utils.losses import (
+from ccq_utils.codecs.decoder import fit_pca, random_rotation
+from ccq_utils.codecs.losses import (
     coded_cosines,
     prefix_cosines,
     ranking_loss,
@@ -15,7 +15,7 @@ from ccq_utils.losses import (
     similarity_loss,
     straight_through,
 )
-from ccq_utils.quantizer import PercentileQuantizer
+from ccq_utils.codecs.quantizer import PercentileQuantizer
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from ccq_utils import models
-from ccq_utils.cache import Cache
-from ccq_utils.corpora import Corpora
-from ccq_utils.errors import StudyError
-from ccq_utils.lexical import LexicalEncoder
-from ccq_utils.models import cards_table, load_models
-from ccq_utils.profile import StaticSpec, load_profile
-from ccq_utils.static import new_static, train_static
+from ccq_utils.common.cache import Cache
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.corpora import Corpora
+from ccq_utils.data.profile import StaticSpec, load_profile
+from ccq_utils.models import base_models as models
+from ccq_utils.models.base_models import cards_table, load_models
+from ccq_utils.models.lexical import LexicalEncoder
+from ccq_utils.models.static import new_static, train_static
 
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name == "model2vec" else []) for name in models.BUILDERS]
 """Distilling model2vec takes half a minute on free cores."""

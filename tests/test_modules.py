@@ -8,11 +8,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from ccq_utils import decoder
-from ccq_utils.concat import concat
-from ccq_utils.errors import StudyError
-from ccq_utils.model_files import load_model
-from ccq_utils.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.codecs import decoder
+from ccq_utils.common.errors import StudyError
+from ccq_utils.deploy.model_files import load_model
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.models.vectors import concat
 
 TEXTS = ["Rain on the plain.", "snow", "Wind, weather and 2024!", "the shortest path in a graph of many nodes"]
 LONG = "one word after another and no end of it " * 10

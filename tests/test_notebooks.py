@@ -7,8 +7,8 @@ import nbformat
 import papermill
 import pytest
 
-from ccq_utils import paths
-from ccq_utils.publish import LIMIT
+from ccq_utils.common import paths
+from ccq_utils.run.publish import LIMIT
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
 LONGEST_CELL = 20
@@ -61,7 +61,7 @@ def test_first_ten_lines_of_notebook_07_search_a_folder(tmp_path, monkeypatch):
             calls["search"] = (codes, k)
             return [0.5], [0]
 
-    monkeypatch.setattr("ccq_utils.pipeline.CompressedModel", Model)
+    monkeypatch.setattr("ccq_utils.deploy.pipeline.CompressedModel", Model)
     (tmp_path / "mine.txt").write_text("my own words")
     lines[2] = f"folder = {str(tmp_path)!r}"
     exec("\n".join(lines), {})

@@ -7,16 +7,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.cache import Cache
-from ccq_utils.codecs import LshCodec, PercentileCodec
-from ccq_utils.decoder import Decoder
-from ccq_utils.errors import StudyError
-from ccq_utils.models import BUILDERS
-from ccq_utils.modules import Concat, ConcatTransformer
-from ccq_utils.onnx_export import export_onnx, token_inputs
-from ccq_utils.pipeline import CompressedModel
-from ccq_utils.profile import load_profile
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.decoder import Decoder
+from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
+from ccq_utils.common.cache import Cache
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.profile import load_profile
+from ccq_utils.deploy.modules import Concat, ConcatTransformer
+from ccq_utils.deploy.onnx_export import export_onnx, token_inputs
+from ccq_utils.deploy.pipeline import CompressedModel
+from ccq_utils.models.base_models import BUILDERS
 
 TEXTS = ["Rain on the plain.", "snow", "wind, weather and more", "the shortest path in a graph"]
 pytestmark = pytest.mark.slow

@@ -53,7 +53,7 @@ def test_each_dependency_gives_its_reason():
 
 def test_the_package_imports_only_what_it_declares():
     declared = {canonicalize_name(requirement.name) for requirement in DEPENDENCIES}
-    for path in (ROOT / "ccq_utils").glob("*.py"):
+    for path in (ROOT / "ccq_utils").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []

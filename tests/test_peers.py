@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.codecs import scores
-from ccq_utils.errors import StudyError
-from ccq_utils.peers import DRAWN, PEERS, FaissCodec, bitbudget_scores, make_peer
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.peers import DRAWN, PEERS, FaissCodec, bitbudget_scores, make_peer
+from ccq_utils.codecs.percentile import scores
+from ccq_utils.common.errors import StudyError
 
 DIMS = 64
 

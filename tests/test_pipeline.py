@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import cli, codec_files, codecs, paths
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.codecs import PercentileCodec
-from ccq_utils.coded import coded_model
-from ccq_utils.decoder import fit_pca
-from ccq_utils.errors import StudyError
-from ccq_utils.modules import Concat, ConcatTransformer, Decoder
-from ccq_utils.pipeline import CompressedModel, model_fingerprint
-from ccq_utils.textfiles import read_folder, read_texts
+from ccq_utils import cli
+from ccq_utils.codecs import files as codec_files
+from ccq_utils.codecs import percentile as codecs
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.decoder import fit_pca
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.text_files import read_folder, read_texts
+from ccq_utils.deploy.coded import coded_model
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
 
 QUERY = "bentor kosip midag"
 
@@ -84,7 +87,7 @@ def test_fit_encode_is_fit_and_encode(made, model, texts, kind):
 def test_chunks_give_the_same_codes(made, texts, monkeypatch):
     pipeline = made("byte blocks")
     whole = pipeline.encode_document(texts)
-    monkeypatch.setattr("ccq_utils.pipeline.CHUNK", 30)
+    monkeypatch.setattr("ccq_utils.deploy.pipeline.CHUNK", 30)
     assert np.array_equal(pipeline.encode_document(texts), whole)
 
 

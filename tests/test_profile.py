@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ccq_utils import paths
-from ccq_utils.errors import StudyError
-from ccq_utils.profile import Profile, load_profile
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.profile import Profile, load_profile
 
 CONTENT = {
     "name": "mini",

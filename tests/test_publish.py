@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ccq_utils import cli, paths, runner
-from ccq_utils.errors import StudyError
-from ccq_utils.publish import claims_markdown, clean, goals_markdown, publish, speed_markdown
+from ccq_utils import cli
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.run import runner
+from ccq_utils.run.publish import claims_markdown, clean, goals_markdown, publish, speed_markdown
 
 PROFILE = """\
 name: default
@@ -88,7 +90,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
-    monkeypatch.setattr("ccq_utils.profile.PROFILES", tmp_path / "notebooks" / "profiles")
+    monkeypatch.setattr("ccq_utils.data.profile.PROFILES", tmp_path / "notebooks" / "profiles")
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "build" / "default").mkdir(parents=True)
     (tmp_path / "notebooks" / "profiles" / "default.yaml").write_text(PROFILE)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ccq_utils.errors import StudyError
-from ccq_utils.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_surprise, pack, packed_bytes, unpack
+from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_surprise, pack, packed_bytes, unpack
+from ccq_utils.common.errors import StudyError
 
 
 @st.composite

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccq_utils import rotation
-from ccq_utils.codecs import PercentileCodec
-from ccq_utils.compress import Side
-from ccq_utils.decoder import random_rotation
-from ccq_utils.evaluate import Evaluator
-from ccq_utils.quantizer import PercentileQuantizer
-from ccq_utils.scoring import PLACES, Fitting
-from ccq_utils.stats import paired_interval
+from ccq_utils.analyses import rotation
+from ccq_utils.codecs.decoder import random_rotation
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.codecs.quantizer import PercentileQuantizer
+from ccq_utils.study.metrics import Evaluator
+from ccq_utils.study.retention import Side
+from ccq_utils.study.scoring import PLACES, Fitting
+from ccq_utils.study.stats import paired_interval
 
 
 def one_bit(values):

@@ -15,7 +15,9 @@ import psutil
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from ccq_utils import cli, paths, runner
+from ccq_utils import cli
+from ccq_utils.common import paths
+from ccq_utils.run import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +52,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", root)
     monkeypatch.setattr(paths, "NOTEBOOKS", root / "notebooks")
     monkeypatch.setattr(paths, "BUILD", root / "build")
-    monkeypatch.setattr("ccq_utils.profile.PROFILES", root / "notebooks" / "profiles")
+    monkeypatch.setattr("ccq_utils.data.profile.PROFILES", root / "notebooks" / "profiles")
     (root / "notebooks" / "profiles").mkdir(parents=True)
     (root / "notebooks" / "profiles" / "mini.yaml").write_text(PROFILE)
     (root / "pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2", "model2vec[distill]"]\n')
@@ -210,7 +212,7 @@ def test_profile_and_package_and_lock_are_inputs(study, executed, monkeypatch):
     lock = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
     (study / "notebooks" / "profiles" / "mini.yaml").write_text(PROFILE + "seed: 7\n")
     seed = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
-    monkeypatch.setattr(runner, "NOT_HASHED", {*runner.NOT_HASHED, "evaluate.py"})
+    monkeypatch.setattr(runner, "NOT_HASHED", {*runner.NOT_HASHED, "codecs"})
     package = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
     assert len({before, lock, seed, package}) == 4
 

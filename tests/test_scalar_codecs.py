@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccq_utils.codecs import PercentileCodec
-from ccq_utils.errors import StudyError
-from ccq_utils.quantizer import PercentileQuantizer, bucket_surprise
-from ccq_utils.scalar_codecs import (
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.codecs.quantizer import PercentileQuantizer, bucket_surprise
+from ccq_utils.codecs.scalar import (
     ALTERNATIVES,
     CORRECTION,
     ITQ_BITS,
@@ -23,6 +22,7 @@ from ccq_utils.scalar_codecs import (
     WaterfilledCodec,
     water_filling,
 )
+from ccq_utils.common.errors import StudyError
 
 DIMS, BUDGET = 32, 4
 

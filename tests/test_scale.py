@@ -19,14 +19,16 @@ import pandas as pd
 import psutil
 import pytest
 
-from ccq_utils import cli, engines, paths, scale, shards
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.engines import engine
-from ccq_utils.errors import StudyError
-from ccq_utils.modules import Concat, ConcatTransformer
-from ccq_utils.pipeline import CompressedModel
-from ccq_utils.scale import encode_corpus
-from ccq_utils.sweep import sweep
+from ccq_utils import cli
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.deploy import engines, scale, shards
+from ccq_utils.deploy.engines import engine
+from ccq_utils.deploy.modules import Concat, ConcatTransformer
+from ccq_utils.deploy.pipeline import CompressedModel
+from ccq_utils.deploy.scale import encode_corpus
+from ccq_utils.run.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT, PART = 240, 16
@@ -457,7 +459,7 @@ def test_a_sweep_runs_real_notebooks_on_the_cluster_and_resumes(home, cluster, t
     checkout = home / "checkout"
     for name, place in (("ROOT", ""), ("NOTEBOOKS", "notebooks"), ("BUILD", "build")):
         monkeypatch.setattr(paths, name, checkout / place)
-    monkeypatch.setattr("ccq_utils.profile.PROFILES", checkout / "notebooks" / "profiles")
+    monkeypatch.setattr("ccq_utils.data.profile.PROFILES", checkout / "notebooks" / "profiles")
     (checkout / "notebooks" / "broken").touch()
     where = ["--engine", "ray", "--address", cluster, "--output", str(tmp_path)]
     assert cli.main(["sweep", "one", "two", *where]) == 1

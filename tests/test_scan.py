@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ccq_utils import cli
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.codecs import LshCodec, load_faiss, search
-from ccq_utils.errors import StudyError
-from ccq_utils.faiss_export import export_faiss, faiss_index
-from ccq_utils.scan import GROUPS, CodeIndex, _pack, _unpack, group_numbers
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.faiss_index import export_faiss, faiss_index
+from ccq_utils.codecs.percentile import LshCodec, load_faiss, search
+from ccq_utils.codecs.two_step_search import GROUPS, CodeIndex, _pack, _unpack, group_numbers
+from ccq_utils.common.errors import StudyError
 
 ROWS, DIMS = 500, 40
 
@@ -147,8 +147,8 @@ def test_ids_must_be_as_many_as_codes(coded, tmp_path):
 
 
 def test_command_exports_a_saved_model(members, tmp_path, monkeypatch, capsys):
-    from ccq_utils.modules import Concat, ConcatTransformer
-    from ccq_utils.pipeline import CompressedModel
+    from ccq_utils.deploy.modules import Concat, ConcatTransformer
+    from ccq_utils.deploy.pipeline import CompressedModel
 
     texts = [f"{word} and {other}" for word in ("rain", "snow", "wind") for other in ("sun", "sea", "sand", "hail")]
     joined = Concat([members["static"], members["lexical"]])

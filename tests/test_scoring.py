@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccq_utils.blocks import BlockCodec
-from ccq_utils.cache import Cache, fingerprint, remembered
-from ccq_utils.compress import Side
-from ccq_utils.scoring import PLACES, Fitting, score_method
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.common.cache import Cache, fingerprint, remembered
+from ccq_utils.study.retention import Side
+from ccq_utils.study.scoring import PLACES, Fitting, score_method
 
 
 class Judge:

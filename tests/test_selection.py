@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import selection
-from ccq_utils.study import Study
+from ccq_utils.analyses import selection
+from ccq_utils.study.study import Study
 
 QUERIES, DOCUMENTS = 40, 12
 

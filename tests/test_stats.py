@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils.errors import StudyError
-from ccq_utils.stats import Interval, corrected_verdicts, holm, paired_interval, rank_correlation, verdict
+from ccq_utils.common.errors import StudyError
+from ccq_utils.study.stats import Interval, corrected_verdicts, holm, paired_interval, rank_correlation, verdict
 
 
 @pytest.fixture

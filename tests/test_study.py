@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import ledger
-from ccq_utils.compress import chosen_decoder
-from ccq_utils.errors import StudyError
-from ccq_utils.study import STEPS, Study, versions_table
+from ccq_utils.common.errors import StudyError
+from ccq_utils.study import ledger
+from ccq_utils.study.retention import chosen_decoder
+from ccq_utils.study.study import STEPS, Study, versions_table
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ccq_utils import tasks
-from ccq_utils.docstrings import Entry
-from ccq_utils.errors import StudyError
-from ccq_utils.profile import TaskSpec
-from ccq_utils.tasks import Task, load_task
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data import tasks
+from ccq_utils.data.docstrings import Entry
+from ccq_utils.data.profile import TaskSpec
+from ccq_utils.data.tasks import Task, load_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* has only")
 

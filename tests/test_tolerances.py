@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import paths, verify
-from ccq_utils.tolerances import FLOOR, OWN_INTERVAL, allowed, ends, is_p_value, read_spread
+from ccq_utils.common import paths
+from ccq_utils.run import verify
+from ccq_utils.run.tolerances import FLOOR, OWN_INTERVAL, allowed, ends, is_p_value, read_spread
 
 TABLES = sorted((paths.ROOT / "data" / "results" / "default").glob("[0-9]*.csv"))
 TABLES = [path for path in TABLES if not path.name.startswith(verify.TIMINGS)]

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils import cli, paths, run_report, tolerances, verify
-from ccq_utils.errors import StudyError
+from ccq_utils import cli
+from ccq_utils.common import paths
+from ccq_utils.common.errors import StudyError
+from ccq_utils.run import report as run_report
+from ccq_utils.run import tolerances, verify
 
 SPREAD = pd.DataFrame({"table": "03_table", "column": ["estimate"], "threads": 0.005, "bootstrap": 0.001}).set_index(
     ["table", "column"]

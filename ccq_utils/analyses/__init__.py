@@ -1,0 +1,1 @@
+"""The analyses of the notebooks, a file or two for each."""

@@ -1,0 +1,1 @@
+"""Compression: decoder, quantizers, codecs and their published peers."""

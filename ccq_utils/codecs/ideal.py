@@ -1,0 +1,115 @@
+"""What codecs are held against: float vectors with equalised dims, other codecs on such dims, an ideal code."""
+
+import numpy as np
+
+from ccq_utils.codecs.byte_blocks import DIMS_PER_BIT, POWER, equalised_pca, rates
+
+
+class Equalised:
+    """No codec: float vectors with equalised dims."""
+
+    def __init__(self, power: float = POWER, dims: int | None = None):
+        self.power, self.dims = power, dims
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Four bytes per dim."""
+        return 4 * self.basis_.shape[1]
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Equalised":
+        """Fit PCA and the scale of its dims."""
+        held_out = vectors if calibration is None else calibration
+        self.mean_, basis, self.variances_ = equalised_pca(vectors, held_out, self.dims, self.power)
+        self.basis_ = basis.astype(np.float32)
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, d)``, turned and scaled."""
+        return vectors @ self.basis_
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Not packed: the values themselves."""
+        return (vectors - self.mean_) @ self.basis_
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """What ``encode`` gave."""
+        return codes
+
+
+class OnEqualised:
+    """Another codec, fitted on equalised dims in the place of the concat.
+
+    Parameters
+    ----------
+    codec : what is fitted and coded by; equalising costs no bytes, since it is shared by all vectors
+    """
+
+    def __init__(self, codec):
+        self.codec, self.equalised = codec, Equalised()
+        if hasattr(codec, "score"):  # only then: scores ask for it
+            self.score = lambda queries, codes: codec.score(self.equalised.project(queries), codes)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Those of the codec."""
+        return self.codec.bytes_per_vector
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "OnEqualised":
+        """Fit both."""
+        self.equalised.fit(vectors, calibration)
+        self.codec.fit(*(None if part is None else self.equalised.encode(part) for part in (vectors, calibration)))
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, d)``, as the codec projects equalised queries."""
+        return self.codec.project(self.equalised.project(vectors))
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bytes_per_vector) uint8``."""
+        return self.codec.encode(self.equalised.encode(vectors))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """As the codec decodes."""
+        return self.codec.decode(codes)
+
+
+class IdealCode(Equalised):
+    """No codec either: the values that the best code of Gaussian dims would give back, drawn as true values plus noise.
+
+    Parameters
+    ----------
+    unbiased : equal noise on all (equalised) dims, true values in full, as byte blocks strive for; otherwise reverse
+        water-filling of dims as they are, the least squared error: dims below the noise are left out, the others shrunk
+    """
+
+    def __init__(self, budget: int, unbiased: bool, seed: int = 0):
+        super().__init__(*(POWER, round(8 * budget * DIMS_PER_BIT)) if unbiased else (0.0, None))
+        self.budget, self.unbiased, self.seed = budget, unbiased, seed
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """What the code would take."""
+        return self.budget
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "IdealCode":
+        """Fit PCA and the noise per dim."""
+        super().fit(vectors, calibration)
+        variances, bits = self.variances_, 8 * self.budget
+        if self.unbiased:
+            noise = (variances / (4 ** rates(variances, bits) - 1)).max()  # the same for all, but for rounding
+            self.gain_, self.noise_ = np.ones_like(variances), np.full_like(variances, noise)
+            return self
+        low, high = variances.min() * 1e-6, variances.max()
+        for _ in range(100):
+            level = np.sqrt(low * high)
+            used = np.maximum(np.log2(variances / level) / 2, 0).sum()
+            low, high = (level, high) if used > bits else (low, level)
+        self.gain_ = np.maximum(1 - level / variances, 0)
+        self.noise_ = level * self.gain_
+        return self
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Not packed: the noisy values themselves."""
+        values = super().encode(vectors)
+        drawn = np.random.default_rng(self.seed).standard_normal(values.shape, dtype=np.float32)
+        return (self.gain_ * values + np.sqrt(self.noise_) * drawn).astype(np.float32)

@@ -1,0 +1,194 @@
+"""Compression methods with one face: fit on vectors without judgements, encode to packed bytes, score.
+
+``project`` maps a float vector to the space in which ``decode`` gives documents back, so that
+
+* asymmetric scores are ``project(query) . decode(codes)`` (only documents are coded),
+* symmetric scores are ``decode(encode(query)) . decode(codes)`` (both sides are coded).
+
+To add one: give it these methods and enter it in ``CODECS``; a test runs every entry through the same checks.
+"""
+
+import numpy as np
+
+from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
+from ccq_utils.codecs.quantizer import BITS, PercentileQuantizer, packed_bytes
+from ccq_utils.common.errors import StudyError
+
+
+class PercentileCodec:
+    """The paper's pipeline: decoder, truncation to ``dims``, percentile quantizer of ``bits``.
+
+    Parameters
+    ----------
+    decoder : a fitted decoder; None fits uncentred PCA on the vectors given to ``fit``
+    spacing : ``mass`` (the paper's equal-mass buckets) or ``width``
+    rotate : turn the truncated vector by a random orthogonal matrix first, which spreads variance evenly over dims
+    """
+
+    def __init__(
+        self, dims: int, bits: int, decoder: Decoder | None = None, rotate=False, spacing="mass", seed: int = 0
+    ):
+        self.dims, self.bits, self.decoder = dims, bits, decoder
+        self.rotate, self.spacing, self.seed = rotate, spacing, seed
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Packed bytes of one document."""
+        return packed_bytes(self.dims, self.bits)
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PercentileCodec":
+        """Fit PCA where no decoder is given, draw the rotation, calibrate on ``calibration`` (else on ``vectors``)."""
+        self.decoder_ = self.decoder if self.decoder is not None else fit_pca(vectors, self.dims)
+        if self.rotate:
+            self.rotation_ = random_rotation(self.dims, self.seed)
+        self.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(
+            self.project(vectors if calibration is None else calibration)
+        )
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, dims) float32``: decoded, truncated, normalised, turned."""
+        decoded = self.decoder_.transform(vectors, self.dims)
+        return decoded @ self.rotation_ if self.rotate else decoded
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bytes_per_vector) uint8``."""
+        return self.quantizer_.encode(self.project(vectors))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """``(n, bytes_per_vector) uint8 -> (n, dims) float32``."""
+        return self.quantizer_.decode(codes)
+
+    def state(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """Settings (JSON-ready) and arrays of a fitted codec, without its decoder."""
+        settings = {name: getattr(self, name) for name in ("dims", "bits", "rotate", "spacing", "seed")}
+        arrays = {"thresholds": self.quantizer_.thresholds_, "levels": self.quantizer_.levels_}
+        return settings, arrays | ({"rotation": self.rotation_} if self.rotate else {})
+
+    @classmethod
+    def from_state(cls, settings: dict, arrays: dict[str, np.ndarray], decoder: Decoder) -> "PercentileCodec":
+        """The codec that ``state`` described, with the decoder that it was calibrated for."""
+        codec = cls(**settings, decoder=decoder)
+        codec.decoder_, codec.rotation_ = decoder, arrays.get("rotation")
+        codec.quantizer_ = PercentileQuantizer(codec.bits, codec.spacing)
+        codec.quantizer_.thresholds_, codec.quantizer_.levels_ = arrays["thresholds"], arrays["levels"]
+        return codec
+
+
+class LshCodec:
+    """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits).
+
+    Parameters
+    ----------
+    orthogonal : draw planes at right angles where the vectors have as many dims as there are bits
+    """
+
+    def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True):
+        self.bits, self.seed, self.orthogonal = bits, seed, orthogonal
+        self.bytes_per_vector = packed_bytes(bits, 1)
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "LshCodec":
+        """Draw the hyperplanes; nothing is learned."""
+        drawn = np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
+        right_angles = self.orthogonal and self.bits <= vectors.shape[1]
+        self.planes_ = (np.linalg.qr(drawn)[0] if right_angles else drawn).astype(np.float32)
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bits) float32``."""
+        return vectors @ self.planes_
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bits / 8) uint8``."""
+        return np.packbits(self.project(vectors) >= 0, axis=1)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes to plus and minus one, ``(n, bits) float32``; symmetric scores then rank as Hamming distance does."""
+        return np.unpackbits(codes, axis=1, count=self.bits).astype(np.float32) * 2 - 1
+
+
+def widest(in_dims: int, budget: int) -> tuple[int, int]:
+    """The most dims, and their bits, that fit ``budget`` bytes: as many one-bit dims as the concat has, then more bits."""
+    for bits in sorted(BITS):
+        dims = 8 * budget // bits
+        if dims <= in_dims:
+            return dims, bits
+    return in_dims, 8
+
+
+CODECS = {
+    "byte blocks": lambda in_dims, budget, decoder, seed: BlockCodec(budget, seed),
+    "PCA, rotated": lambda in_dims, budget, decoder, seed: PercentileCodec(
+        *widest(in_dims, budget), rotate=True, seed=seed
+    ),
+    "PCA": lambda in_dims, budget, decoder, seed: PercentileCodec(*widest(in_dims, budget)),
+    "decoder": lambda in_dims, budget, decoder, seed: PercentileCodec(
+        *widest(decoder.config["out_dims"], budget), decoder=decoder
+    ),
+    "decoder, rotated": lambda in_dims, budget, decoder, seed: PercentileCodec(
+        *widest(decoder.config["out_dims"], budget), decoder=decoder, rotate=True, seed=seed
+    ),
+    "LSH": lambda in_dims, budget, decoder, seed: LshCodec(8 * budget, seed=seed),
+}
+"""Name -> factory(in_dims, budget in bytes, decoder, seed). Names are the same in every table and figure."""
+DETERMINISTIC = ("PCA",)
+"""Codecs in which nothing is drawn or trained by gradient: the same for every seed."""
+
+
+def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0):
+    """A codec of at most ``budget`` bytes per vector; raises ``StudyError`` for a name that is not in ``CODECS``."""
+    if name not in CODECS:
+        raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
+    if budget < 1:
+        raise StudyError(f"budget {budget} must be at least one byte per vector")
+    return CODECS[name](in_dims, budget, decoder, seed)
+
+
+def scores(codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
+    """Score matrix ``(queries, documents)`` of float queries against packed codes; see the module's head.
+
+    A codec with an estimator of its own has a method ``score(queries, codes)``, which is used instead.
+    """
+    if hasattr(codec, "score"):
+        return codec.score(queries, codes)
+    left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
+    return left @ codec.decode(codes).T
+
+
+def search(codec, queries: np.ndarray, codes: np.ndarray, count: int = 10, block: int = 16384):
+    """The best documents of each query by ``scores``, decoding no more than ``block`` documents at a time.
+
+    Returns
+    -------
+    Scores ``(queries, count) float32`` and document numbers ``(queries, count)``, best first.
+
+    Raises
+    ------
+    StudyError : no codes to search.
+    """
+    if not len(codes):
+        raise StudyError("there are no codes to search; encode documents first")
+    left = codec.project(queries)
+    best, places = np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(codes), block):
+        matrix = left @ codec.decode(codes[start : start + block]).T
+        best = np.concatenate([best, matrix], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + matrix.shape[1]), matrix.shape)
+        places = np.concatenate([places, numbers], axis=1)
+        kept = np.argpartition(-best, min(count, best.shape[1]) - 1, axis=1)[:, :count]
+        best, places = (np.take_along_axis(part, kept, axis=1) for part in (best, places))
+    order = np.argsort(-best, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
+
+
+def load_faiss():
+    """faiss, on one thread.
+
+    torch and faiss each bring an OpenMP runtime, and with more than one thread the two can stall or crash in one process. On
+    macOS set ``KMP_DUPLICATE_LIB_OK=TRUE`` where the import itself fails.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss

@@ -1,0 +1,146 @@
+"""The percentile quantizer: per-dimension buckets of equal mass, calibrated once, frozen, with packed codes."""
+
+import numpy as np
+
+from ccq_utils.common.errors import StudyError
+
+BITS = (8, 4, 2, 1)
+SPACINGS = ("mass", "width")
+
+
+def pack(buckets: np.ndarray, bits: int) -> np.ndarray:
+    """Bucket numbers ``(n, d) uint8`` to packed codes ``(n, ceil(d * bits / 8)) uint8``, first dimension in the high bits."""
+    _check_bits(bits)
+    per_byte = 8 // bits
+    padding = -buckets.shape[1] % per_byte
+    padded = np.pad(buckets, ((0, 0), (0, padding))).reshape(len(buckets), -1, per_byte)
+    shifts = np.arange(per_byte - 1, -1, -1, dtype=np.uint8) * np.uint8(bits)
+    return np.bitwise_or.reduce(padded << shifts, axis=2).astype(np.uint8)
+
+
+def unpack(codes: np.ndarray, bits: int, dims: int) -> np.ndarray:
+    """Packed codes back to bucket numbers ``(n, dims) uint8``; raises ``StudyError`` where the width does not fit."""
+    _check_bits(bits)
+    expected = packed_bytes(dims, bits)
+    if codes.ndim != 2 or codes.shape[1] != expected:
+        raise StudyError(f"codes have shape {codes.shape}; {dims} dims at {bits} bits are {expected} bytes per vector")
+    shifts = np.arange(8 // bits - 1, -1, -1, dtype=np.uint8) * np.uint8(bits)
+    buckets = (codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)
+    return buckets.reshape(len(codes), -1)[:, :dims]
+
+
+def packed_bytes(dims: int, bits: int) -> int:
+    """Bytes per vector of ``dims`` codes of ``bits`` bits."""
+    return -(-dims * bits // 8)
+
+
+class PercentileQuantizer:
+    """Per-dimension buckets with decoded values, calibrated once on held-out text.
+
+    Parameters
+    ----------
+    bits : 8, 4, 2 or 1
+    spacing : ``mass`` puts as many calibration values in each bucket (the paper's way), ``width`` cuts the range evenly
+
+    Attributes
+    ----------
+    thresholds_ : ``(2**bits - 1, d)`` bucket borders
+    levels_ : ``(2**bits, d) float32`` the mean calibration value of each bucket, which decoding gives back
+    """
+
+    def __init__(self, bits: int, spacing: str = "mass"):
+        _check_bits(bits)
+        if spacing not in SPACINGS:
+            raise StudyError(f"unknown spacing {spacing!r}; accepted: {', '.join(SPACINGS)}")
+        self.bits, self.spacing = bits, spacing
+
+    def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
+        """Calibrate on ``(n, d)`` vectors; returns itself.
+
+        Raises
+        ------
+        StudyError : fewer vectors than buckets, or a value that is NaN or infinite.
+        """
+        buckets = 2**self.bits
+        if len(vectors) < buckets:
+            raise StudyError(
+                f"calibration set of {len(vectors)} vectors is smaller than the {buckets} buckets of {self.bits} bits;"
+                f" give at least {buckets}"
+            )
+        if not np.isfinite(vectors).all():
+            raise StudyError("calibration vectors hold NaN or infinity; mend the model or remove the texts")
+        shares = np.arange(1, buckets) / buckets
+        if self.spacing == "mass":
+            self.thresholds_ = np.quantile(vectors, shares, axis=0).astype(np.float32)
+        else:
+            low, high = vectors.min(0), vectors.max(0)
+            self.thresholds_ = (low + shares[:, None] * (high - low)).astype(np.float32)
+        self.levels_ = self._bucket_means(vectors)
+        return self
+
+    def _bucket_means(self, vectors):
+        buckets, size = self.buckets(vectors), 2**self.bits
+        borders = np.vstack([vectors.min(0), self.thresholds_, vectors.max(0)])
+        levels = ((borders[1:] + borders[:-1]) / 2).astype(np.float32)  # an empty bucket decodes to its middle
+        for dim in range(vectors.shape[1]):
+            counts = np.bincount(buckets[:, dim], minlength=size)
+            sums = np.bincount(buckets[:, dim], weights=vectors[:, dim], minlength=size)
+            filled = counts > 0
+            levels[filled, dim] = sums[filled] / counts[filled]
+        return levels
+
+    @property
+    def dims(self) -> int:
+        """Dimensions that the quantizer was calibrated for."""
+        self._require_fit()
+        return self.levels_.shape[1]
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes of one packed code; there is no per-vector constant."""
+        return packed_bytes(self.dims, self.bits)
+
+    def buckets(self, vectors: np.ndarray) -> np.ndarray:
+        """Bucket numbers ``(n, d) uint8``; a value on a border belongs to the upper bucket."""
+        self._require_fit(fitting=True)
+        if vectors.ndim != 2 or vectors.shape[1] != self.thresholds_.shape[1]:
+            raise StudyError(
+                f"quantizer was calibrated for {self.thresholds_.shape[1]} dims, the vectors have shape {vectors.shape}"
+            )
+        if not np.isfinite(vectors).all():
+            raise StudyError("vectors to encode hold NaN or infinity; mend the model or remove the texts")
+        if self.bits == 1:
+            return (vectors >= self.thresholds_).astype(np.uint8)
+        columns = [
+            np.searchsorted(self.thresholds_[:, dim], vectors[:, dim], side="right") for dim in range(vectors.shape[1])
+        ]
+        return np.stack(columns, axis=1).astype(np.uint8)
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Packed codes ``(n, bytes_per_vector) uint8``."""
+        return pack(self.buckets(vectors), self.bits)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Values ``(n, d) float32`` that the codes stand for."""
+        buckets = unpack(codes, self.bits, self.dims)
+        if self.bits == 1:
+            return np.where(buckets.astype(bool), self.levels_[1], self.levels_[0])
+        return np.take_along_axis(self.levels_, buckets.astype(np.intp), axis=0)
+
+    def _require_fit(self, fitting=False):
+        if not hasattr(self, "thresholds_" if fitting else "levels_"):
+            raise StudyError("quantizer is not calibrated; call fit(vectors) first")
+
+
+def bucket_surprise(buckets: np.ndarray, bits: int) -> np.ndarray:
+    """Minus log2 of the share of vectors in the same bucket, ``(n, d)``.
+
+    Its mean over vectors is the entropy of each dimension's bucket numbers in bits: ``bits`` where all are equally full.
+    """
+    shares = [np.bincount(column, minlength=2**bits)[column] / len(column) for column in buckets.T]
+    return -np.log2(np.stack(shares, axis=1))
+
+
+def _check_bits(bits):
+    if bits not in BITS:
+        raise StudyError(f"bits {bits!r} is not supported; accepted: {', '.join(map(str, BITS))}")

@@ -1,0 +1,181 @@
+"""Content-addressed cache on disk: what was computed once from the same inputs is never computed again.
+
+Every file is checked by sha256 when it is read. A damaged or foreign one is named in a warning, dropped and computed
+again; nothing else is touched. Writes are atomic, so a kill leaves either the old state or the new one.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ccq_utils.common.errors import StudyError
+
+MANIFEST = "manifest.json"
+IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
+
+
+def digest(*parts) -> str:
+    """sha256 (hex) of JSON-able parts, the same on every machine."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """sha256 (hex) of what arrays hold."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(str((array.dtype, array.shape)).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def remembered(count: int):
+    """Decorator of a function of one array: its last ``count`` results are kept, by what the array holds."""
+
+    def decorate(function):
+        held = OrderedDict()
+
+        @wraps(function)
+        def call(array):
+            key = fingerprint(array)
+            held[key] = held.pop(key) if key in held else function(array)
+            while len(held) > count:
+                held.popitem(last=False)
+            return held[key]
+
+        return call
+
+    return decorate
+
+
+@contextmanager
+def writing_to(folder: Path):
+    """Turn a full disk or a read-only folder into one clear ``StudyError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StudyError(
+                f"the disk of {folder} is full; free space and run again: what is finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise StudyError(
+                f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
+            ) from error
+        raise
+
+
+class Cache:
+    """A folder of artifacts (folders of files) and of embedding shards.
+
+    Parameters
+    ----------
+    folder : made when first written to
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._intact_shards: set[tuple] = set()
+
+    def artifact(self, kind: str, key: dict, build: Callable[[Path], None]) -> Path:
+        """The folder that ``build(path)`` fills for ``key``; built only when it is not there intact."""
+        target = self.folder / kind / digest(key)[:24]
+        if target.exists():
+            if _intact(target):
+                return target
+            warnings.warn(f"cache entry {target.name} of {kind} is damaged or foreign; it is made again", stacklevel=2)
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        with writing_to(self.folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
+                made = Path(scratch) / "artifact"
+                made.mkdir()
+                build(made)
+                files = {
+                    path.relative_to(made).as_posix(): file_digest(path)
+                    for path in sorted(made.rglob("*"))
+                    if path.is_file()
+                }
+                (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
+                try:
+                    made.replace(target)
+                except OSError:
+                    if not _intact(target):  # else another process has just made the same
+                        raise
+        return target
+
+    def arrays(self, kind: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """An artifact that is a dictionary of arrays (safetensors)."""
+        folder = self.artifact(kind, key, lambda path: (path / "arrays.safetensors").write_bytes(save_tensors(make())))
+        return load_tensors((folder / "arrays.safetensors").read_bytes())
+
+    def add_shard(self, store: str, tensors: dict[str, np.ndarray]) -> None:
+        """Append one shard to a store; its name is the hash of its bytes."""
+        content = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})
+        folder = self.folder / "embeddings" / store
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / f".{os.getpid()}.partial"
+            partial.write_bytes(content)
+            partial.replace(folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors")
+
+    def shards(self, store: str) -> Iterator:
+        """Yield every intact shard of a store, memory-mapped: its ``get_tensor(name)`` reads one array from disk.
+
+        A damaged one is named, removed and thereby computed again. A shard is hashed once per process, and again when
+        its file has changed.
+        """
+        for path in sorted((self.folder / "embeddings" / store).glob("*.safetensors")):
+            facts = path.stat()
+            seen = (path, facts.st_size, facts.st_mtime_ns)
+            try:
+                if seen in self._intact_shards or file_digest(path)[:32] == path.stem:
+                    with safe_open(path, framework="numpy") as shard:
+                        self._intact_shards.add(seen)
+                        yield shard
+                    continue
+            except SafetensorError:
+                pass
+            warnings.warn(
+                f"embedding shard {path.name} of {store} is damaged or foreign; its texts are encoded again",
+                stacklevel=2,
+            )
+            path.unlink()
+
+    def rows(self, count: int, dims: int) -> np.ndarray:
+        """An empty ``(count, dims) float32`` array to be filled; a large one lies in a file that vanishes with it."""
+        if 4 * count * dims <= IN_MEMORY:
+            return np.empty((count, dims), dtype=np.float32)
+        with writing_to(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk shows here, not as a crash at some later write
+                    os.posix_fallocate(file.fileno(), 0, 4 * count * dims)
+                return np.asarray(np.memmap(file, dtype=np.float32, shape=(count, dims)))
+
+
+def _intact(folder):
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return all(file_digest(folder / name) == expected for name, expected in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,1 @@
+"""Profiles, and the text, queries and judgements that they name."""

@@ -1,0 +1,109 @@
+"""Text without judgements, for training and calibration: passages, and (question, answer) pairs for trained members."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ccq_utils.common.cache import digest
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data import hub
+from ccq_utils.data.docstrings import read_library
+from ccq_utils.data.profile import TextSpec
+from ccq_utils.data.text_files import read_jsonl
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Disjoint text for each use.
+
+    Attributes
+    ----------
+    training, calibration, validation : passages; no document gives passages to two of them
+    pairs : (short text, long text) of documents outside calibration and validation: a docstring's summary and body, a
+        passage's title and first sentence with the rest
+    groups : the library (or ``text``) that each calibration passage comes from
+    """
+
+    training: list[str]
+    calibration: list[str]
+    validation: list[str]
+    pairs: list[tuple[str, str]]
+    groups: list[str]
+
+    def fingerprint(self) -> str:
+        """sha256 over the training text."""
+        return digest(self.training, self.pairs)
+
+
+def load_corpora(spec: TextSpec, seed: int) -> Corpora:
+    """Read, cut and split the text that a profile names.
+
+    Raises
+    ------
+    StudyError : a missing file or library, a malformed line, a data set that cannot be had, or too little text for the
+        sizes asked for.
+    """
+    wanted = {"validation": spec.validation, "calibration": spec.calibration, "training": spec.passages}
+    parts = {name: [] for name in wanted}
+    pairs, groups = [], []
+    queue = iter(wanted)
+    part = next(queue)
+    for group, short, long in _in_seeded_order(spec, seed):
+        if part in ("training", None):
+            pairs.append((short, " ".join(long.split()[: 2 * spec.max_words])))
+        if part is None:
+            if len(pairs) >= spec.pairs:
+                break
+            continue
+        cut = _passages(long, spec)
+        room = wanted[part] - len(parts[part])
+        parts[part] += cut[:room]
+        if part == "calibration":
+            groups += [group] * len(cut[:room])
+        if len(parts[part]) >= wanted[part]:
+            part = next(queue, None)
+    for name, size in wanted.items():
+        if len(parts[name]) < size:
+            raise StudyError(
+                f"training text gives only {len(parts[name])} {name} passages of {spec.min_words} words or more,"
+                f" {size} were asked for; lower training.passages or name more text"
+            )
+    return Corpora(parts["training"], parts["calibration"], parts["validation"], pairs, groups)
+
+
+def _in_seeded_order(spec, seed):
+    """(group, short text, long text) of one document after another; a stream is read no further than it is taken."""
+    kind, _, place = spec.source.partition(":")
+    if kind == "hub":
+        yield from (_title_and_rest(title, text) for title, text in hub.stream(spec, seed))
+        return
+    documents = _from_docstrings(spec) if kind == "docstrings" else _from_jsonl(Path(place))
+    for index in np.random.default_rng(seed).permutation(len(documents)):
+        yield documents[index]
+
+
+def _passages(text, spec):
+    words = text.split()
+    cuts = [words[start : start + spec.max_words] for start in range(0, len(words), spec.max_words)]
+    return [" ".join(cut) for cut in cuts[:3] if len(cut) >= spec.min_words]
+
+
+def _from_docstrings(spec):
+    found, seen = [], set()
+    for library in spec.libraries:
+        for entry in read_library(library):
+            if len(entry.body.split()) >= spec.min_words and entry.body not in seen:
+                seen.add(entry.body)
+                found.append((library, entry.summary, entry.body))
+    return found
+
+
+def _from_jsonl(path):
+    rows = read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line", ("text",))
+    return [_title_and_rest(row.get("title") or "", str(row["text"] or "")) for row in rows]
+
+
+def _title_and_rest(title, text):
+    head, _, rest = text.partition(". ")
+    return "text", f"{title} {head}".strip(), rest or head

@@ -1,0 +1,52 @@
+"""The same tasks as real mteb retrieval tasks, so that any mteb model can be scored on them by ``mteb.evaluate``."""
+
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from ccq_utils.data.tasks import Task
+
+
+def as_mteb(task: Task) -> AbsTaskRetrieval:
+    """An ``AbsTaskRetrieval`` with ``test`` and ``validation`` splits (the latter only where the task has one).
+
+    No network: ``load_data`` reads the task itself. Document ids, tie-breaking and self-exclusion are mteb's.
+    """
+    splits = [split for split in ("test", "validation") if task.query_ids(split)]
+
+    class LocalRetrieval(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name=f"Ccq{''.join(part.title() for part in task.name.split('_'))}",
+            description=f"{task.name}: {len(task.documents)} documents, {len(task.queries)} queries",
+            dataset={"path": f"local/{task.name}", "revision": task.manifest()["sha256"]},
+            type="Retrieval",
+            category="t2t",
+            eval_splits=splits,
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+            license=task.licence,
+            annotations_creators="human-annotated",
+            sample_creation="found",
+        )
+        ignore_identical_ids = task.exclude_self
+
+        def load_data(self, *args, **kwargs):
+            if self.data_loaded:
+                return
+            corpus = Dataset.from_list(
+                [{"id": name, "text": text, "title": ""} for name, text in task.documents.items()]
+            )
+            self.dataset = {"default": {split: _split(task, split, corpus) for split in splits}}
+            self.data_loaded = True
+
+    return LocalRetrieval()
+
+
+def _split(task, split, corpus):
+    chosen = task.query_ids(split)
+    return {
+        "corpus": corpus,
+        "queries": Dataset.from_list([{"id": query, "text": task.queries[query]} for query in chosen]),
+        "relevant_docs": {query: dict(task.qrels[query]) for query in chosen},
+        "top_ranked": None,
+    }

@@ -1,0 +1,321 @@
+"""Profiles: one YAML file that names the models, tasks, training text and budgets of a run.
+
+Every key is validated; an unknown key or a wrong type raises one ``StudyError`` that names the key, the file and the
+accepted values.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ccq_utils.common.errors import StudyError
+from ccq_utils.common.paths import PROFILES
+
+SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")
+"""Base models that need no hub; ``models.BUILDERS`` makes them."""
+TASK_KINDS = ("docstrings:summary", "docstrings:see_also", "beir:PATH", "mteb:NAME")
+TEXT_KINDS = ("docstrings", "jsonl:PATH", "hub:DATASET")
+COMMIT = "^[0-9a-f]{40}$"
+TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
+"""Parts of the text without judgements; no task can have such a name."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubModel(_Strict):
+    """A base model from the Hugging Face hub, written in ``models`` or ``larger`` as ``{name: ..., hub: ID, ...}``.
+
+    What is left out comes from mteb's record of the model (revision, prompts, licence), then from the model's own
+    sentence-transformers files (prompts, ``pooling``, ``max_length`` in tokens). ``revision`` is a whole commit.
+    """
+
+    hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(None, pattern=COMMIT)
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_length: int | None = Field(None, ge=8)
+    pooling: Literal["mean", "cls", "max", "lasttoken"] | None = None
+    licence: str | None = None
+
+
+class TaskSpec(_Strict):
+    """One retrieval task.
+
+    ``source`` is ``docstrings:summary``, ``docstrings:see_also``, ``beir:PATH`` (a BEIR folder; a relative path is
+    read from the profile's folder) or ``mteb:NAME`` (from the hub, at the revision that mteb pins; the next two keys are
+    then mteb's). ``exclude_self`` drops the document that carries the query's own id, as mteb does
+    for ArguAna. ``allow_missing`` accepts judgements for documents that do not exist (ArguAna as published has five;
+    they count as never found, as in mteb). ``max_queries`` keeps a seeded sample of
+    the judged queries. So does ``max_documents`` of the documents: of a BEIR folder judged documents always stay; of
+    docstrings entries are drawn before there are judgements, so that tasks over the same libraries share one corpus.
+    """
+
+    name: str
+    source: str
+    libraries: list[str] = []
+    validation_queries: int = Field(0, ge=0)
+    max_documents: int | None = Field(None, ge=1)
+    max_queries: int | None = Field(None, ge=1)
+    exclude_self: bool = False
+    allow_missing: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, value):
+        if value not in TASK_KINDS[:2] and not value.startswith(("beir:", "mteb:")):
+            raise ValueError(f"unknown task source {value!r}; accepted: {', '.join(TASK_KINDS)}")
+        return value
+
+
+class TextSpec(_Strict):
+    """Text without judgements: ``docstrings`` of ``libraries``, ``jsonl:PATH`` with a ``text`` per line, or a data set.
+
+    ``hub:DATASET`` streams ``split`` of its ``config`` at ``revision`` (a whole commit) from the hub, no further than is
+    needed, and takes the columns ``text_field`` and ``title_field``.
+    ``passages`` are for training; ``calibration`` and ``validation`` passages are set apart from them, by document.
+    Passages have ``min_words`` to ``max_words`` words. ``pairs`` (short, long) train the static model.
+    """
+
+    source: str = "docstrings"
+    libraries: list[str] = []
+    passages: int = Field(6000, ge=100)
+    pairs: int = Field(10000, ge=100)
+    calibration: int = Field(1000, ge=256)
+    validation: int = Field(500, ge=16)
+    min_words: int = Field(30, ge=1)
+    max_words: int = Field(90, ge=2)
+    config: str | None = None
+    split: str = "train"
+    text_field: str = "text"
+    title_field: str = "title"
+    revision: str | None = Field(None, pattern=COMMIT)
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, value):
+        if value != "docstrings" and not value.startswith(("jsonl:", "hub:")):
+            raise ValueError(f"unknown text source {value!r}; accepted: {', '.join(TEXT_KINDS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _pinned(self):
+        if self.source.startswith("hub:") and self.revision is None:
+            raise ValueError(f"{self.source} needs a revision (a commit of 40 hex digits), or its text may change")
+        return self
+
+
+class LexicalSpec(_Strict):
+    """The lexical encoder: ``ngrams`` in characters, ``features`` hash buckets, ``dims`` after random projection.
+
+    ``nonzeros`` is the number of dims that each bucket touches.
+    """
+
+    ngrams: tuple[int, int] = (3, 5)
+    features: int = Field(2**16, ge=2**10)
+    dims: int = Field(384, ge=8)
+    nonzeros: int = Field(8, ge=1)
+
+
+class StaticSpec(_Strict):
+    """The static encoder trained here on (summary, body) pairs of the training text."""
+
+    dims: int = Field(256, ge=8)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(256, ge=2)
+    learning_rate: float = Field(0.05, gt=0)
+
+
+class DecoderSpec(_Strict):
+    """Decoder training: output ``dims``, truncation depths ``stops``, early stop after ``patience`` evaluations."""
+
+    dims: int = Field(512, ge=1)
+    stops: list[int] = [32, 64, 128, 256, 512]
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    patience: int = Field(3, ge=1)
+    ablation_epochs: int = Field(15, ge=1)
+
+    @model_validator(mode="after")
+    def _stops_fit(self):
+        if not self.stops or sorted(set(self.stops)) != self.stops or self.stops[0] < 1:
+            raise ValueError(f"stops must be ascending positive numbers without repeats, got {self.stops}")
+        if self.stops[-1] > self.dims:
+            raise ValueError(f"stop {self.stops[-1]} is larger than the decoder's {self.dims} dims")
+        return self
+
+
+class OpenQuestionsSpec(_Strict):
+    """Notebook 06: ``pairs`` of text that learned fusion is fitted on, ``finetune_epochs`` after which the fine-tuned
+    member is looked at.
+    """
+
+    pairs: int = Field(1000, ge=32)
+    finetune_epochs: list[int] = [1, 5, 20]
+
+
+class CostSpec(_Strict):
+    """Notebook 08: ``documents`` drawn vectors are searched, ``texts`` are encoded by each way and model, ``settings`` of
+    compression are scored, each ``repeats`` times; a corpus of ``shared`` texts goes to one and to more Ray ``workers``.
+    """
+
+    documents: int = Field(100_000, ge=1000)
+    texts: int = Field(128, ge=1)
+    settings: int = Field(20, ge=2)
+    repeats: int = Field(5, ge=1)
+    shared: int = Field(512, ge=1)
+    workers: list[int] = [1, 2]
+
+
+class Profile(_Strict):
+    """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
+    for a comparison is trained with ``seeds`` seeds.
+
+    ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
+    of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
+
+    ``encoding`` is how transformers are run (``encoding.WAYS``); all ways but ``plain`` give slightly other numbers, and with
+    ``auto`` they differ between machines.
+    """
+
+    name: str
+    description: str
+    seed: int = 20251004
+    encoding: Literal["plain", "auto", "batched", "bf16", "int8"] = "plain"
+    models: list[str] = Field(min_length=2)
+    larger: list[str] = []
+    large_model: str
+    hub_models: dict[str, HubModel] = {}
+    max_members: int = Field(4, ge=1)
+    lexical: LexicalSpec = LexicalSpec()
+    static: StaticSpec = StaticSpec()
+    tasks: list[TaskSpec] = Field(min_length=1)
+    training: TextSpec
+    decoder: DecoderSpec = DecoderSpec()
+    open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
+    cost: CostSpec = CostSpec()
+    budgets: list[int] = [512, 256, 128, 64, 32, 16]
+    resamples: int = Field(1000, ge=100)
+    bootstrap_seed: int = 0
+    seeds: int = Field(3, ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_models(cls, content):
+        """Take mappings out of ``models`` and ``larger``, so that both are lists of names."""
+        content, found = dict(content), {}
+        for key in ("models", "larger"):
+            entries = content.get(key)
+            if isinstance(entries, list):
+                content[key] = [_take(entry, found, f"{key}.{place}") for place, entry in enumerate(entries)]
+        return content | ({"hub_models": {**content.get("hub_models", {}), **found}} if found else {})
+
+    @property
+    def scored_models(self) -> list[str]:
+        """Candidates and larger baselines."""
+        return [*self.models, *self.larger]
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for key in ("models", "larger"):
+            for place, name in enumerate(getattr(self, key)):
+                if name not in SHIPPED and name not in self.hub_models:
+                    raise ValueError(
+                        f"'{key}.{place}': unknown base model {name!r}; accepted: {', '.join(map(repr, SHIPPED))}, or a"
+                        " mapping with name and hub (the id of a model on the Hugging Face hub)"
+                    )
+        if self.large_model not in self.scored_models:
+            raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
+        if len(set(self.scored_models)) != len(self.scored_models):
+            raise ValueError(f"models names one twice: {self.scored_models}")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks names one twice: {names}")
+        if taken := sorted(set(names) & set(TEXT_PARTS)):
+            raise ValueError(f"task name {taken[0]!r} is that of a part of the text; name the task otherwise")
+        return self
+
+
+def _take(entry, found, key):
+    """The name of an entry; a mapping's other keys go into ``found``."""
+    if not isinstance(entry, dict):
+        return entry
+    name = entry.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
+        raise ValueError(f"{key!r} needs a name of its own of letters, digits, '.', '-' and '_', got {name!r}")
+    found[name] = {key: value for key, value in entry.items() if key != "name"}
+    return name
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path.
+
+    Raises
+    ------
+    StudyError : no such profile, not YAML, an unknown key, a wrong type or an unknown name in it.
+    """
+    path = profile_path(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"profile {path.name} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise StudyError(
+            f"profile {path.name} must hold keys and values; accepted keys: {', '.join(Profile.model_fields)}"
+        )
+    try:
+        profile = Profile.model_validate(content)
+    except ValidationError as error:
+        raise StudyError(_explain(error, path)) from error
+    return _absolute(profile, path.parent)
+
+
+def profile_path(name_or_path: str | Path) -> Path:
+    """The YAML file of a profile name or path; raises ``StudyError`` with the known names when there is none."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PROFILES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in PROFILES.glob("*.yaml")))
+        raise StudyError(f"unknown profile {str(name_or_path)!r}; known: {known}; or give a path that ends in .yaml")
+    return path.resolve()
+
+
+def _explain(error, path):
+    parts = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "profile"
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"unknown key {key!r}; accepted: {', '.join(_fields_at(problem['loc'][:-1]))}")
+        else:
+            got = "" if problem["type"] == "missing" else f", got {problem['input']!r:.80}"
+            parts.append(f"key {key!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    return f"profile {path.name}: " + "; ".join(parts)
+
+
+def _fields_at(location):
+    model = Profile
+    for part in location:
+        if part in model.model_fields:  # neither the place in a list nor the name of a model
+            annotation = model.model_fields[part].annotation
+            model = next(
+                kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")
+            )
+    return model.model_fields
+
+
+def _absolute(profile, folder):
+    """Relative ``beir:`` and ``jsonl:`` paths are read from the folder of the profile's file."""
+
+    def absolute(source):
+        kind, _, path = source.partition(":")
+        return f"{kind}:{(folder / path).resolve()}" if kind in ("beir", "jsonl") else source
+
+    tasks = [task.model_copy(update={"source": absolute(task.source)}) for task in profile.tasks]
+    training = profile.training.model_copy(update={"source": absolute(profile.training.source)})
+    return profile.model_copy(update={"tasks": tasks, "training": training})

@@ -1,0 +1,298 @@
+"""Retrieval tasks: a corpus, queries and graded judgements, from docstrings, a BEIR folder or mteb.
+
+A ``Task`` is plain data. ``mteb_tasks.as_mteb`` gives the same task to mteb; ``evaluate`` scores vectors on it.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sparse
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data import hub
+from ccq_utils.data.docstrings import read_library
+from ccq_utils.data.profile import TaskSpec
+from ccq_utils.data.text_files import read_jsonl, read_lines
+
+MIN_BODY_WORDS = 20
+MAX_BODY_WORDS = 100
+"""Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens, and encoding
+with it is most of the study's time."""
+MIN_SUMMARY_WORDS = 3
+NEAR_DUPLICATE = 0.8
+"""Jaccard similarity of word 3-grams from which two bodies count as one document; at 0.8 the shared setters of
+scikit-learn's estimators and the operator families of pandas fall together, different functions do not."""
+
+FEW_QUERIES = 10
+BEIR_FOLDER = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One retrieval task.
+
+    Attributes
+    ----------
+    documents, queries : id -> text
+    qrels : query id -> {document id: grade}; only queries that have a positive grade
+    validation : the query ids set apart for choices; every other query is for reporting
+    allow_missing : judgements may name documents that do not exist; they count as never found
+    exclude_self : drop the document that has the query's own id from that query's ranking
+    """
+
+    name: str
+    documents: dict[str, str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    validation: frozenset[str]
+    exclude_self: bool = False
+    allow_missing: bool = False
+    licence: str = "not specified"
+    notes: dict[str, int | str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _check(self)
+
+    def query_ids(self, split: str) -> list[str]:
+        """Judged query ids of ``split`` (``test`` or ``validation``), sorted."""
+        if split not in ("test", "validation"):
+            raise StudyError(f"unknown split {split!r}; accepted: test, validation")
+        return sorted(query for query in self.qrels if (query in self.validation) == (split == "validation"))
+
+    def manifest(self) -> dict:
+        """Counts and a sha256 over all text and judgements, by which another version of the text is noticed."""
+        content = [sorted(self.documents.items()), sorted(self.queries.items())]
+        content += [sorted((query, sorted(grades.items())) for query, grades in self.qrels.items())]
+        content += [sorted(self.validation)]
+        return {
+            "task": self.name,
+            "documents": len(self.documents),
+            "test_queries": len(self.query_ids("test")),
+            "validation_queries": len(self.query_ids("validation")),
+            "judgements": sum(len(grades) for grades in self.qrels.values()),
+            **self.notes,
+            "sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        }
+
+
+def load_task(spec: TaskSpec, seed: int) -> Task:
+    """Build the task that a profile names.
+
+    Raises
+    ------
+    StudyError : a library is missing, a BEIR file is missing or malformed, a judgement names no document, mteb's data
+        cannot be had.
+    """
+    kind, _, rest = spec.source.partition(":")
+    if kind == "beir":
+        return _beir_task(spec, Path(rest), seed)
+    if kind == "mteb":
+        return _mteb_task(spec, rest, seed)
+    return _docstring_task(spec, rest, seed)
+
+
+def _docstring_task(spec, kind, seed):
+    entries = [entry for library in spec.libraries for entry in read_library(library)]
+    known = [_cut(entry) for entry in entries if len(entry.body.split()) >= MIN_BODY_WORDS]
+    if not known:
+        raise StudyError(
+            f"task {spec.name!r}: no documented entries in libraries {spec.libraries}; name installed libraries"
+        )
+    canonical = _merge_near_duplicates(known)
+    kept = [entry for entry in known if canonical[entry.name] == entry.name]
+    notes = {"entries_read": len(entries), "near_duplicates_dropped": len(known) - len(kept)}
+    kept = _sample(kept, spec.max_documents or len(kept), seed)
+    names = {entry.name for entry in kept}
+    qrels = defaultdict(dict)
+    if kind == "summary":
+        owners = defaultdict(list)
+        for entry in kept:
+            owners[" ".join(re.findall(r"\w+", entry.summary.lower()))].append(entry)
+        queries = {}
+        for words, group in owners.items():
+            if len(words.split()) >= MIN_SUMMARY_WORDS:
+                queries[group[0].name] = group[0].summary
+                qrels[group[0].name] = {entry.name: 1 for entry in group}
+    else:
+        resolve = _Resolver(known)
+        for entry in kept:
+            targets = {
+                canonical[name] for name in map(lambda name, entry=entry: resolve(entry, name), entry.see_also) if name
+            }
+            targets = targets & names - {entry.name}
+            if targets:
+                qrels[entry.name] = {target: 1 for target in sorted(targets)}
+        queries = {entry.name: entry.body for entry in kept if entry.name in qrels}
+    documents = {entry.name: entry.body for entry in kept}
+    return _sampled(spec, documents, queries, dict(qrels), seed, notes, licence="bsd-3-clause")
+
+
+def _cut(entry):
+    return replace(entry, body=" ".join(entry.body.split()[:MAX_BODY_WORDS]))
+
+
+def _merge_near_duplicates(entries):
+    """Entry name -> name of the entry that speaks for it: the shortest public path among near-duplicate bodies.
+
+    The others give neither document nor query, and cross-references to them point to the one that stays, so that no
+    judgement calls one of two equal texts right and the other wrong.
+    """
+    shingles = HashingVectorizer(
+        token_pattern=r"\w+", ngram_range=(3, 3), binary=True, norm=None, alternate_sign=False, n_features=2**22
+    ).transform(entry.body for entry in entries)
+    shared = (shingles @ shingles.T).tocoo()
+    sizes = shingles.getnnz(axis=1)
+    close = shared.data >= NEAR_DUPLICATE * (sizes[shared.row] + sizes[shared.col] - shared.data)
+    graph = sparse.coo_matrix((np.ones(close.sum()), (shared.row[close], shared.col[close])), shape=shared.shape)
+    labels = connected_components(graph, directed=False)[1]
+    best = {}
+    for label, entry in zip(labels, entries, strict=True):
+        rank = (entry.name.count("."), entry.name)
+        best[label] = min(best.get(label, rank), rank)
+    return {entry.name: best[label][1] for label, entry in zip(labels, entries, strict=True)}
+
+
+class _Resolver:
+    """Finds the entry that a *See Also* name means: in the entry's own class or module outwards, else by a unique tail."""
+
+    def __init__(self, entries):
+        self.paths = {alias: entry.name for entry in entries for alias in entry.aliases}
+        self.tails = defaultdict(set)
+        for entry in entries:
+            for alias in entry.aliases:
+                self.tails[entry.library, alias.rsplit(".", 1)[-1]].add(entry.name)
+
+    def __call__(self, entry, name):
+        scope = entry.name
+        while "." in scope:
+            scope = scope.rsplit(".", 1)[0]
+            if f"{scope}.{name}" in self.paths:
+                return self.paths[f"{scope}.{name}"]
+        tails = self.tails[entry.library, name.rsplit(".", 1)[-1]]
+        return self.paths.get(name) or (next(iter(tails)) if len(tails) == 1 else None)
+
+
+def _beir_task(spec, folder, seed):
+    documents = {
+        name: f"{row.get('title') or ''} {row['text'] or ''}".strip()
+        for name, row in _read_texts(folder / "corpus.jsonl", spec.name).items()
+    }
+    queries = {name: row["text"] for name, row in _read_texts(folder / "queries.jsonl", spec.name).items()}
+    test = _read_qrels(folder / "qrels" / "test.tsv", spec.name)
+    path = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
+    tuning = _read_qrels(path, spec.name) if path is not None and spec.validation_queries else {}
+    validation = _validation(spec, test, tuning, seed)
+    return _sampled(spec, documents, queries, {**test, **validation}, seed, {}, validation=frozenset(validation))
+
+
+def _mteb_task(spec, name, seed):
+    """A task of mteb by mteb's rules: own document excluded where it does so, judgements of missing documents kept.
+
+    Documents without text (FiQA has some) are dropped, for no model gives them a meaning; one that is judged relevant
+    counts as never found.
+    """
+    task, test, extra = hub.retrieval_task(name, bool(spec.validation_queries))
+    splits = {split: task.dataset["default"][split] for split in (test, extra) if split}
+    corpus = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
+    documents = {document: text for document, text in corpus.items() if text}
+    queries = {row["id"]: row["text"] for held in splits.values() for row in held["queries"]}
+    judged = splits[test]["relevant_docs"]
+    validation = _validation(spec, judged, splits[extra]["relevant_docs"] if extra else {}, seed)
+    dropped = len(corpus) - len(documents)
+    notes = {"revision": task.metadata.dataset["revision"], "empty_documents_dropped": dropped}
+    spec = spec.model_copy(update={"exclude_self": task.ignore_identical_ids, "allow_missing": True})
+    licence = task.metadata.license or "not specified"
+    return _sampled(spec, documents, queries, {**judged, **validation}, seed, notes, frozenset(validation), licence)
+
+
+def _validation(spec, test, tuning, seed):
+    """Judgements to choose by: a sample of the split for tuning without the queries of the test split."""
+    tuning = {query: grades for query, grades in tuning.items() if query not in test}
+    return {query: tuning[query] for query in _sample(sorted(tuning), spec.validation_queries, seed)}
+
+
+def _sampled(spec, documents, queries, qrels, seed, notes, validation=None, licence="not specified"):
+    qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    if spec.max_queries:
+        kept = set(_sample(sorted(qrels), spec.max_queries, seed))
+        qrels = {query: grades for query, grades in qrels.items() if query in kept}
+    if spec.max_documents and spec.max_documents < len(documents):
+        judged = {name for grades in qrels.values() for name in grades}
+        if spec.exclude_self:
+            judged |= set(qrels) & set(documents)
+        room = max(0, spec.max_documents - len(judged))
+        judged |= set(_sample(sorted(set(documents) - judged), room, seed))
+        documents = {name: text for name, text in documents.items() if name in judged}
+    if validation is None:
+        validation = frozenset(_sample(sorted(qrels), min(spec.validation_queries, len(qrels) // 2), seed + 1))
+    queries = {query: text for query, text in queries.items() if query in qrels}
+    return Task(spec.name, documents, queries, qrels, validation, spec.exclude_self, spec.allow_missing, licence, notes)
+
+
+def _sample(items, count, seed):
+    if count >= len(items):
+        return items
+    order = np.random.default_rng(seed).permutation(len(items))[:count]
+    return [items[index] for index in sorted(order)]
+
+
+def _read_texts(path, task):
+    """Id -> row of a BEIR file of documents or queries."""
+    rows = {}
+    for row in read_jsonl(path, f"task {task!r}", BEIR_FOLDER, ("_id", "text")):
+        if str(row["_id"]) in rows:
+            raise StudyError(f"task {task!r}: {path.name} has the id {row['_id']!r} twice; remove one of them")
+        rows[str(row["_id"])] = row
+    return rows
+
+
+def _read_qrels(path, task):
+    qrels = defaultdict(dict)
+    for number, line in read_lines(path, f"task {task!r}", BEIR_FOLDER):
+        row = line.rstrip("\r\n").split("\t")
+        if number == 1 and row[-1] == "score":
+            continue
+        try:
+            query, document, grade = row
+            qrels[query][document] = int(grade)
+        except ValueError as error:
+            raise StudyError(
+                f"task {task!r}: {path.name} line {number} is not query, document, grade: {row}"
+            ) from error
+    return dict(qrels)
+
+
+def _check(task):
+    if not task.documents:
+        raise StudyError(f"task {task.name!r}: the corpus is empty; give at least one document")
+    for name, text in task.documents.items():
+        if not text.strip():
+            raise StudyError(f"task {task.name!r}: document {name!r} has an empty text; remove it or fill it")
+    for name, text in task.queries.items():
+        if not isinstance(text, str) or not text.strip():
+            raise StudyError(f"task {task.name!r}: query {name!r} has an empty text; remove it or fill it")
+    for query, grades in task.qrels.items():
+        if query not in task.queries:
+            raise StudyError(
+                f"task {task.name!r}: a judgement names query {query!r}, which does not exist; mend the qrels"
+            )
+        missing = next((name for name in grades if name not in task.documents), None)
+        if missing is not None and not task.allow_missing:
+            raise StudyError(
+                f"task {task.name!r}: query {query!r} judges document {missing!r}, which does not exist; mend the qrels"
+                " or set allow_missing: true (such a document counts as never found)"
+            )
+    reporting = len(task.query_ids("test"))
+    if reporting < FEW_QUERIES:
+        warnings.warn(
+            f"task {task.name!r} has only {reporting} test queries; no interval over so few can be trusted",
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""What people take home: the joined, compressed model and its codes."""

@@ -1,0 +1,113 @@
+"""The quantized form as a module: documents are coded and decoded, queries only projected, so that any tool that works with
+float vectors (``mteb.evaluate`` for one) measures what the codes find.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from sentence_transformers.util import load_dir_path
+
+from ccq_utils.codecs import files as codec_files
+from ccq_utils.common.errors import StudyError
+from ccq_utils.deploy.model_files import hub_options
+from ccq_utils.deploy.modules import with_modules
+from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
+
+
+class Coded(Module):
+    """``(n, D) -> (n, d)``: what a document's codes stand for; a query's projection. Compare them by dot product.
+
+    ``encode_query`` projects; ``encode_document`` and ``encode`` (so that both sides are coded: symmetric) code and decode.
+
+    Parameters
+    ----------
+    codec : fitted on vectors like those that come in
+    """
+
+    forward_kwargs = {"task"}
+
+    def __init__(self, codec):
+        super().__init__()
+        codec_files.require_fit(codec)
+        self.codec = codec
+
+    def forward(self, features, task=None, **kwargs):
+        """Through the codec, on the CPU."""
+        given = features["sentence_embedding"]
+        vectors = given.detach().float().cpu().numpy()
+        values = self.codec.project(vectors) if task == "query" else self.codec.decode(self.codec.encode(vectors))
+        features["sentence_embedding"] = torch.from_numpy(np.ascontiguousarray(values)).to(given.device)
+        return features
+
+    def get_embedding_dimension(self):
+        """Dimensions of decoded vectors."""
+        return self.codec.decode(np.zeros((1, self.codec.bytes_per_vector), dtype=np.uint8)).shape[1]
+
+    def get_config_dict(self):
+        """What it is, for those who print it."""
+        return {"codec": type(self.codec).__name__, "bytes_per_vector": self.codec.bytes_per_vector}
+
+    def save(self, output_path, *args, **kwargs):
+        """The codec's files."""
+        codec_files.save_codec(self.codec, Path(output_path))
+
+    @classmethod
+    def load(cls, model_name_or_path, subfolder="", **kwargs):
+        """Load what ``save`` wrote."""
+        folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
+        return cls(codec_files.load_codec(Path(folder)))
+
+
+def coded_model(pipeline: CompressedModel) -> SentenceTransformer:
+    """A SentenceTransformer whose document vectors have been through the codec; its similarity is the dot product."""
+    modules = [*pipeline.model, Coded(pipeline.codec)]
+    return with_modules(pipeline.model, modules, similarity_fn_name="dot")
+
+
+def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about):
+    """What ``mteb.evaluate`` takes, with its ``ModelMeta`` filled in.
+
+    Parameters
+    ----------
+    name : ``organisation/model``
+    coded : documents through the codec; False scores the float vectors
+    about : further fields of ``mteb.ModelMeta``, for example ``release_date``, ``license``, ``training_datasets``
+
+    Raises
+    ------
+    StudyError : a name without an organisation.
+    """
+    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+
+    if name.count("/") != 1:
+        raise StudyError(f"model name {name!r} must be organisation/model, as on the hub")
+    model = coded_model(pipeline) if coded else pipeline.decoded()
+    members = getattr(model[0], "members", [model])
+    tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
+    size = {"codec": type(pipeline.codec).__name__, "bytes_per_vector": pipeline.codec.bytes_per_vector}
+    measured = {
+        "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),
+        "n_parameters": sum(part.numel() for part in model.parameters()),
+        "n_embedding_parameters": sum(table.numel() for table in tables),
+        "memory_usage_mb": sum(part.numel() * part.element_size() for part in model.parameters()) / 2**20,
+        "max_tokens": model.max_seq_length,
+        "embed_dim": model.get_embedding_dimension(),
+        "similarity_fn_name": model.similarity_fn_name,
+        "use_instructions": any(text for member in members for text in member.prompts.values()),
+        "experiment_kwargs": size if coded else None,
+    }
+    fixed = {"loader": None, "framework": ["Sentence Transformers", "PyTorch"], "open_weights": True}
+    unknown = dict.fromkeys(
+        ("release_date", "license", "public_training_code", "public_training_data", "training_datasets")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # mteb calls the library's older names
+        wrapped = SentenceTransformerEncoderWrapper(model)
+    wrapped.mteb_model_meta = ModelMeta(
+        **{"name": name, "languages": ["eng-Latn"]} | fixed | unknown | measured | about
+    )
+    return wrapped

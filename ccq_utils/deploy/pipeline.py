@@ -1,0 +1,314 @@
+"""The concat and its codec as one object: fit on texts, encode documents to a few bytes each, search them, save, load."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from transformers.utils import logging
+
+from ccq_utils.codecs import files as codec_files
+from ccq_utils.codecs import percentile as codecs
+from ccq_utils.common.cache import digest, file_digest, writing_to
+from ccq_utils.common.errors import StudyError
+from ccq_utils.common.progress import progress
+from ccq_utils.deploy import shards
+from ccq_utils.deploy.model_files import load_model
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder, with_modules
+from ccq_utils.models.encoding import Encoder
+
+MANIFEST = "pipeline.json"
+CHUNK = 4096  # texts: their float vectors are held at once, 16 MB per 1,000 dims
+FACTOR = 48  # the paper's compression
+
+
+class CompressedModel:
+    """A model and the codec of its vectors. Documents become packed codes; queries stay in float (asymmetric search).
+
+    Parameters
+    ----------
+    model : a SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not
+    codec : of ``ccq_utils.codecs.percentile``, fitted on this model's vectors or not yet: byte blocks or percentile
+    card : Markdown that goes into the saved README.md, below how to use the model
+    encoding : how transformers are run (``encoding.WAYS``), for speed on a CPU; ``encoder.choice`` says what was chosen. It
+        belongs to the machine and is not saved
+
+    Raises
+    ------
+    StudyError : a model with a ``truncate_dim`` of its own, an unknown encoding.
+    """
+
+    def __init__(self, model: SentenceTransformer, codec, card: str = "", encoding: str = "plain"):
+        if model.truncate_dim is not None:
+            raise StudyError(
+                f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members, or take fewer bytes"
+            )
+        if not isinstance(model[-1], Concat | Normalize):
+            model = with_modules(model, [*model, Normalize()])
+        self.model, self.codec, self.card = model, codec, card
+        self.encoder = Encoder(model, encoding)
+        self._marks = {}
+
+    @classmethod
+    def from_profile(
+        cls,
+        profile: str = "default",
+        budget: int | None = None,
+        codec: str = "byte blocks",
+        general: bool = False,
+        output: str = "",
+        device: str | None = "cpu",
+        encoding: str = "plain",
+    ) -> "CompressedModel":
+        """The members that notebook 01 of a profile chose, with their weights.
+
+        Parameters
+        ----------
+        budget : bytes per document; a 48th of the concat's where None
+        codec : a name of ``codecs.CODECS``; ``decoder`` takes the one that notebook 03 chose
+        general : fit it on the profile's training text; otherwise call ``fit`` with texts of your own
+        output : where the profile's notebooks wrote to; empty for the checkout
+        device : where the members run, as of SentenceTransformer: ``cuda``, for example; None takes the best there is
+
+        Raises
+        ------
+        StudyError : an unknown profile or codec, a profile whose notebooks have not been run, a device that is not there.
+        """
+        from ccq_utils.deploy import card  # these read the study's tables
+        from ccq_utils.study.retention import chosen_decoder
+        from ccq_utils.study.study import Study
+
+        study = Study(profile, "07", output)
+        chosen = study.selection
+        members = [study.models[name].model for name in chosen["member"]]
+        joined = Concat(members, list(chosen["weight"]), list(chosen["member"]))
+        dims = joined.get_embedding_dimension()
+        decoder = None
+        if codec.startswith("decoder"):
+            trained, stops = chosen_decoder(study), study.profile.decoder.stops
+            decoder = Decoder.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
+        budget = max(1, 4 * dims // FACTOR) if budget is None else budget
+        made = codecs.make_codec(codec, dims, budget, decoder, study.profile.seed)
+        if general:
+            made.fit(study.joined("training"), study.joined("calibration"))
+        with on_device(device):
+            model = ConcatTransformer(modules=[joined], device=device)
+        return cls(model, made, card.measured(study), encoding)
+
+    # ---- use ----------------------------------------------------------------------------------------------------
+
+    def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
+        """Fit the codec on the texts that are going to be coded, or on general text with ``calibration`` texts set apart.
+
+        Raises
+        ------
+        StudyError : an empty text, or too few texts for the codec.
+        """
+        return self._fit(*[self._vectors(part, "document") for part in (texts, calibration) if part is not None])
+
+    def fit_encode_document(self, texts: list[str]) -> np.ndarray:
+        """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
+        vectors = self._vectors(texts, "document")
+        return self._fit(vectors).codec.encode(vectors)
+
+    def _fit(self, *vectors):
+        self.codec.fit(*vectors)
+        self._marks.pop("codec", None)
+        return self
+
+    def encode_document(self, texts: list[str]) -> np.ndarray:
+        """Packed codes ``(n, bytes_per_vector) uint8``, in the order of the texts."""
+        codec_files.require_fit(self.codec)
+        texts = _checked(texts)
+        starts = progress(range(0, len(texts), CHUNK), "texts encoded") if len(texts) > CHUNK else (0,)
+        parts = [self.codec.encode(self._vectors(texts[start : start + CHUNK], "document")) for start in starts]
+        return np.concatenate(parts)
+
+    def search(self, queries: str | list[str], codes: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and document numbers ``(queries, k)``, best first; ``(k,)`` for a single query.
+
+        Raises
+        ------
+        StudyError : an empty query, k below one, or codes of another shape than this codec's.
+        """
+        codec_files.require_fit(self.codec)
+        wanted = self.codec.bytes_per_vector
+        codes = np.asarray(codes)
+        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
+            raise StudyError(
+                f"codes are {codes.dtype} of shape {codes.shape}, this model's are uint8 of shape (n, {wanted});"
+                " encode the texts with this model"
+            )
+        if k < 1:
+            raise StudyError(f"k {k} must be at least 1")
+        alone = isinstance(queries, str)
+        scores, numbers = codecs.search(self.codec, self._vectors([queries] if alone else queries, "query"), codes, k)
+        return (scores[0], numbers[0]) if alone else (scores, numbers)
+
+    def _vectors(self, texts, task):
+        return self.encoder.encode(_checked(texts), task)
+
+    def decoded(self) -> SentenceTransformer:
+        """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
+        decoder = getattr(self.codec, "decoder_", None)
+        if decoder is None:
+            return self.model
+        module = decoder if isinstance(decoder, Decoder) else Decoder.of(decoder)
+        return with_modules(self.model, [*self.model, module, Normalize()])
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Fingerprints of the model and of the fitted codec: what a codes file carries."""
+        if "model" not in self._marks:
+            self._marks["model"] = model_fingerprint(self.model)
+        if "codec" not in self._marks:
+            codec_files.require_fit(self.codec)
+            self._marks["codec"] = codec_files.fingerprint(self.codec)
+        return {name: self._marks[name] for name in ("codec", "model")}
+
+    def save(self, folder: str | Path, anchors: bool = True) -> None:
+        """Write the model (as ``decoded`` gives it), the codec, a model card and a list of all files with their sha256.
+
+        Parameters
+        ----------
+        folder : new, empty, or one that holds a saved model, which is replaced
+        anchors : byte blocks that were fitted on the corpus itself keep its float vectors, by which they choose codes;
+            False leaves them out: what only searches does not need them, and texts coded later get the nearest centroids
+        """
+        from ccq_utils.deploy import card
+
+        folder = Path(folder)
+        _quiet()
+        check_place(folder)
+        with writing_to(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=_made(folder.parent)) as scratch:
+            made = Path(scratch) / "model"
+            codec_files.save_codec(self.codec, made / "codec", anchors)
+            self.decoded().save_pretrained(str(made), create_model_card=False)
+            (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
+            about = {"version": codec_files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
+            files = {name: file_digest(made / name) for name in _files(made)}
+            (made / MANIFEST).write_text(json.dumps(about | {"files": files}, indent=1))
+            if folder.exists():
+                folder.replace(Path(scratch) / "replaced")  # deleted with the scratch folder, once the new one is there
+            made.replace(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | None = None, encoding: str = "plain") -> "CompressedModel":
+        """What ``save`` wrote, on a device (see ``from_profile``).
+
+        Raises
+        ------
+        StudyError : no saved model there, a file that is missing or altered, a format that is newer, a device that is not
+            there.
+        """
+        folder = Path(folder)
+        _quiet()
+        marks, files, count, card = read_manifest(folder)
+        for name, expected in files.items():
+            if not (folder / name).is_file():
+                raise StudyError(f"saved model {folder}: {name} is missing; save the model again or copy the file back")
+            if file_digest(folder / name) != expected:
+                raise StudyError(f"saved model {folder}: {name} was altered since it was saved; save the model again")
+        with on_device(device):
+            whole = load_model(folder, device)
+        model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
+        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, encoding)
+        if codec_files.fingerprint(loaded.codec) != marks["codec"]:
+            raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
+        if len(whole) > count:
+            loaded.codec.decoder_ = whole[count]  # the same weights, with their stops
+        loaded._marks = marks
+        return loaded
+
+    def save_codes(self, path: str | Path, codes: np.ndarray, ids: Iterable) -> None:
+        """Write codes and ids to an ``.npz`` file that knows which codec and model made it."""
+        codec_files.save_codes(Path(path), codes, [str(name) for name in ids], self.marks)
+
+    def load_codes(self, path: str | Path) -> tuple[np.ndarray, list[str]]:
+        """Codes and ids of a file or of a folder of shards; raises ``StudyError`` where another codec or model made it."""
+        if Path(path).is_dir():
+            return shards.read(Path(path), self.marks)
+        return codec_files.load_codes(Path(path), self.marks)
+
+
+@contextmanager
+def on_device(device: str | None):
+    """Turn torch's word on a device that it does not have into one clear ``StudyError``."""
+    try:
+        if device is not None:
+            torch.empty(0, device=device)
+        yield
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, str], dict[str, str], int, str]:
+    """Fingerprints, sha256 per file, number of float modules and card of a saved model, none of them checked yet."""
+    try:
+        about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        codec_files.check_version(about["version"], f"saved model {folder}")
+        marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
+        return marks, files, int(about["modules"]), str(about["card"])
+    except FileNotFoundError as error:
+        raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
+
+
+def check_place(folder: Path) -> None:
+    """Raises ``StudyError`` where a model cannot be saved: a file, or a folder that holds something else."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file())):
+        raise StudyError(f"{folder} is no empty folder and holds no saved model; choose another one")
+
+
+def model_fingerprint(model: SentenceTransformer) -> str:
+    """sha256 over all files that saving a model writes, except the card and the versions that it was saved with."""
+    _quiet()
+    sums = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch, create_model_card=False)
+        for name in _files(Path(scratch)):
+            path = Path(scratch) / name
+            if path.suffix == ".json" and path.name.startswith("config"):
+                held = json.loads(path.read_text(encoding="utf-8"))
+                sums[name] = {key: value for key, value in held.items() if "version" not in key}
+            else:
+                sums[name] = file_digest(path)
+    return digest(sums)
+
+
+def _quiet():
+    """Load reports and bars of transformers stay out of the way; its errors do not."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _made(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _files(folder):
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in found if name not in (MANIFEST, "README.md")]
+
+
+def _checked(texts):
+    """The texts as a list of strings with at least one word each."""
+    if isinstance(texts, str):
+        raise StudyError("texts is one string; give a list of strings")
+    texts = list(texts)
+    if not texts:
+        raise StudyError("there are no texts; give at least one")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise StudyError(f"text number {number} is {text!r:.60}; give a string with at least one word")
+    return texts

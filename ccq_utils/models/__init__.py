@@ -1,0 +1,1 @@
+"""Base models, their vectors and the concat."""

@@ -1,0 +1,118 @@
+"""Encoding with a cache that knows single texts: each text is encoded once per model, whatever list it stands in.
+
+Missing texts are sorted by length, encoded in shards, and every shard is on disk before the next is begun, so a killed
+run resumes where it stopped. Shards are mapped and read one at a time into the one array that is returned, which lies
+in a file where it is large: memory holds a shard, whatever the size of the corpus.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import asdict
+
+import numpy as np
+
+from ccq_utils.common.cache import Cache
+from ccq_utils.common.errors import StudyError
+from ccq_utils.common.progress import progress
+from ccq_utils.models.base_models import BaseModel
+
+SHARD = 512  # texts: about 20 s of MiniLM on two cores
+
+
+def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document") -> np.ndarray:
+    """Vectors ``(len(texts), dims) float32`` of a base model, as the model gives them (not all models normalise).
+
+    Parameters
+    ----------
+    kind : ``query`` or ``document``, which chooses the model's prompt
+
+    Raises
+    ------
+    StudyError : an empty text, or a model that returns NaN or a zero vector.
+    """
+    if not texts:
+        raise StudyError(f"no texts to encode with {model.name!r}; give at least one")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise StudyError(
+                f"text number {index} for {model.name!r} is {text!r}; give a string with at least one word"
+            )
+    prompt = model.prompts[kind]
+    choice = _choice(model, texts, prompt, cache)
+    store = f"{model.name}-{model.fingerprint[:16]}" + (f"-{choice.way}" if choice and choice.way != "plain" else "")
+    places = defaultdict(list)
+    for place, text in enumerate(texts):
+        places[_key(prompt + text)].append(place)
+    found: np.ndarray | None = None
+    missing = set(places)
+
+    def put(keys, vectors):
+        nonlocal found
+        if found is None:
+            found = cache.rows(len(texts), vectors.shape[1])
+        for key, vector in zip(keys, vectors, strict=True):
+            if key in missing:
+                found[places[key]] = vector
+                missing.remove(key)
+
+    for shard in cache.shards(store):
+        keys = [bytes(key) for key in shard.get_tensor("keys")]
+        if not missing.isdisjoint(keys):
+            put(keys, shard.get_tensor("vectors"))
+    order = sorted(missing, key=lambda key: (-len(texts[places[key][0]]), places[key][0]))
+    starts = range(0, len(order), SHARD)
+    for start in progress(starts, f"{model.name}: {len(order)} new texts") if order else ():
+        chunk = order[start : start + SHARD]
+        vectors = _encode(model, [texts[places[key][0]] for key in chunk], prompt, choice)
+        cache.add_shard(store, {"keys": np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, 16), "vectors": vectors})
+        put(chunk, vectors)
+    return found
+
+
+def _key(text):
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def _choice(model, texts, prompt, cache):
+    """How the model is run, None for plain; what was chosen on this machine is kept, and each way has a store of its own."""
+    if model.encoding == "plain":
+        return None
+    from ccq_utils.models import encoding  # sentence-transformers takes seconds to import
+
+    if model.encoding == "auto" and len(texts) < encoding.WORTH:
+        return None
+
+    def choose(folder):
+        choice = model.encoder.choose(texts, prompt=prompt or None)
+        (folder / "choice.json").write_text(json.dumps(asdict(choice)))
+
+    key = {"model": model.fingerprint, "asked": model.encoding, "machine": encoding.machine()}
+    held = json.loads((cache.artifact("encodings", key, choose) / "choice.json").read_text())
+    return encoding.Choice(**held)
+
+
+def _encode(model, texts, prompt, choice):
+    if choice is None:
+        vectors = model.model.encode(texts, prompt=prompt or None, batch_size=model.batch_size, show_progress_bar=False)
+    else:
+        model.encoder.choice = choice
+        vectors = model.encoder.encode(texts, prompt=prompt or None)
+    vectors = np.asarray(vectors, dtype=np.float32)
+    normalise(vectors, f"model {model.name!r}")
+    return vectors
+
+
+def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:
+    """L2-normalise rows, into ``out`` where it is given (``vectors`` itself will do).
+
+    Raises
+    ------
+    StudyError : a row holds NaN or infinity, or is the zero vector, and so has no direction.
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        what = "the zero vector" if norms[bad[0], 0] == 0 else "NaN or infinity"
+        raise StudyError(f"{name}: row {bad[0]} is {what} ({len(bad)} such rows); remove its text or mend the model")
+    return np.divide(vectors, norms, out=out)

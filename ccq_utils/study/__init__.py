@@ -1,0 +1,1 @@
+"""What every notebook opens: vectors, scores, intervals, claims, figures."""
