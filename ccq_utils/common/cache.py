@@ -4,7 +4,6 @@ Every file is checked by sha256 when it is read. A damaged or foreign one is nam
 again; nothing else is touched. Writes are atomic, so a kill leaves either the old state or the new one.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import writing_to
 
 MANIFEST = "manifest.json"
 IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
@@ -65,23 +63,6 @@ def remembered(count: int):
         return call
 
     return decorate
-
-
-@contextmanager
-def writing_to(folder: Path):
-    """Turn a full disk or a read-only folder into one clear ``StudyError``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StudyError(
-                f"the disk of {folder} is full; free space and run again: what is finished is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise StudyError(
-                f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
-            ) from error
-        raise
 
 
 class Cache:

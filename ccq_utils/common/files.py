@@ -1,0 +1,63 @@
+"""Writing files: whole or not at all, with one clear message where the disk is full or the folder is not writable."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ccq_utils.common.errors import StudyError
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+PARTIAL = ".partial"
+"""How the names of files end that are still being written; after a kill such a file may be left behind."""
+
+
+@contextmanager
+def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
+    """Open a hidden file beside ``path`` for writing; at the end of the block it takes the place of ``path``.
+
+    If the block fails, ``path`` stays as it was. Missing folders are made. ``file.name`` is for libraries that want a
+    path: ``faiss.write_index(index, file.name)``. It has no suffix of its own, so name the format where one is guessed.
+
+    Args:
+        path: The file to write.
+        mode: ``"wb"`` for bytes, ``"w"`` for UTF-8 text with ``\\n`` at the end of each line.
+
+    Raises:
+        StudyError: The disk is full, or the folder is not writable.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open(mode.replace("w", "x"), **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one clear ``StudyError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise StudyError(
+                f"the disk of {folder} is full; free space and run again: what is finished is kept"
+            ) from error
+        if error.errno in NOT_WRITABLE:
+            raise StudyError(
+                f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
+            ) from error
+        raise
