@@ -236,8 +236,7 @@ def train_decoder(
         return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs", cosines=cosines)
 
     best, best_state, history = np.inf, None, []
-    bar = progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}")
-    for epoch in bar:
+    for epoch in progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}, epochs"):
         losses = []
         decoder.train()
         order = torch.randperm(len(training), generator=generator) if epoch else torch.arange(0)
@@ -254,7 +253,6 @@ def train_decoder(
         history.append(
             {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
         )
-        bar.set_postfix(validation=f"{held_out:.5f}")
         if held_out < best:
             best, best_epoch = held_out, epoch
             best_state = {name: values.clone() for name, values in decoder.state_dict().items()}
