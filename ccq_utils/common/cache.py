@@ -4,7 +4,9 @@ Every file is checked by sha256 when it is read. A damaged or foreign one is nam
 again; nothing else is touched. Writes are atomic, so a kill leaves either the old state or the new one.
 """
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -22,7 +24,11 @@ from safetensors.numpy import save as save_tensors
 
 from ccq_utils.common.files import writing_to
 
-MANIFEST = "manifest.json"
+VERSION = 2
+"""Raise it by hand when a change of the code changes what is computed from the same inputs; a test holds known results."""
+LIBRARIES = "numpy scipy scikit-learn torch tokenizers transformers sentence-transformers model2vec faiss-cpu".split()
+"""Libraries that decide numbers: another version of one computes everything anew."""
+ARTIFACT_FILES = "manifest.json"
 IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
 
 
@@ -65,6 +71,12 @@ def remembered(count: int):
     return decorate
 
 
+@functools.cache
+def computed_by() -> dict:
+    """What every cache key holds beside its inputs: ``VERSION`` and the versions of ``LIBRARIES``."""
+    return {"version": VERSION, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
 class Cache:
     """A folder of artifacts (folders of files) and of embedding shards.
 
@@ -79,6 +91,7 @@ class Cache:
 
     def artifact(self, kind: str, key: dict, build: Callable[[Path], None]) -> Path:
         """The folder that ``build(path)`` fills for ``key``; built only when it is not there intact."""
+        key = key | computed_by()
         target = self.folder / kind / digest(key)[:24]
         if target.exists():
             if _intact(target):
@@ -96,7 +109,7 @@ class Cache:
                     for path in sorted(made.rglob("*"))
                     if path.is_file()
                 }
-                (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
+                (made / ARTIFACT_FILES).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
                 try:
                     made.replace(target)
                 except OSError:
@@ -156,7 +169,7 @@ class Cache:
 
 def _intact(folder):
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / ARTIFACT_FILES).read_text())["files"]
         return all(file_digest(folder / name) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

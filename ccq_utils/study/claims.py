@@ -1,20 +1,23 @@
-"""The claims ledger's entries: what ``data/claims.yaml`` says is claimed, how it is tested and what would reproduce it.
+"""Claims: what ``data/claims.yaml`` says is claimed and how it is tested, and verdicts computed from the tables of a run.
 
-A claim names *runs*, the columns of the query-level tables ``NN_queries.parquet`` (one row per task and query, nDCG@10),
-or rows of a results table. A run that was repeated over seeds stands there as ``name #0``, ``name #1`` ...
+A claim selects rows of the per-query scores of its notebook (``NN_scores.parquet``) by their columns, or rows of a results
+table. Scores of several seeds are averaged per query; how the estimate spreads over the seeds is reported.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
-from ccq_utils.study.stats import Interval
+from ccq_utils.study.stats import LEVEL, MACRO, Interval, bootstrap, holm, over_seeds, rank_correlation
 
-LEDGER = paths.ROOT / "data" / "claims.yaml"
+CLAIMS_FILE = paths.ROOT / "data" / "claims.yaml"
 
 
 class _Strict(BaseModel):
@@ -61,18 +64,18 @@ class Expectation(_Strict):
 class Measurement(_Strict):
     """How a number is computed.
 
-    ``difference`` and ``retention`` compare the runs ``measured`` and ``reference``; ``retention difference`` is the
-    retention of ``measured`` against ``reference`` minus that of ``other`` against ``other_reference``. ``correlation``
-    is Spearman's between columns ``x`` and ``y`` of ``table``, over its rows; ``pairs`` names the two columns of the models
-    that a row is about, for an interval that leaves out one model at a time. ``seeds`` is the mean of column ``y`` of
-    ``table`` over the rows that match ``rows``, one row per seed.
+    ``difference`` and ``retention`` hold the scores that ``measured`` selects against those of ``reference`` (column ->
+    value); ``retention difference`` is the retention of ``measured`` against ``reference`` minus that of ``other`` against
+    ``other_reference``. ``correlation`` is Spearman's between columns ``x`` and ``y`` of ``table``; ``pairs`` names the two
+    columns of the models that a row is about. ``seeds`` is the mean of column ``y`` of ``table`` over the rows that match
+    ``rows``, one row per seed.
     """
 
     statistic: Literal["difference", "retention", "retention difference", "correlation", "seeds"]
-    measured: str = ""
-    reference: str = ""
-    other: str = ""
-    other_reference: str = ""
+    measured: dict[str, str | int] = {}
+    reference: dict[str, str | int] = {}
+    other: dict[str, str | int] = {}
+    other_reference: dict[str, str | int] = {}
     table: str = ""
     x: str = ""
     y: str = ""
@@ -92,16 +95,22 @@ class Measurement(_Strict):
             raise ValueError(f"a test by {self.statistic} needs {', '.join(missing)}")
         return self
 
+    @property
+    def selections(self) -> list[dict]:
+        """What is selected from the per-query scores."""
+        return [found for found in (self.measured, self.reference, self.other, self.other_reference) if found]
+
     def __str__(self):
         if self.statistic == "correlation":
             return f"Spearman of {self.x} and {self.y} in {self.table}"
         if self.statistic == "seeds":
             return f"{self.y} in {self.table}, mean over seeds"
-        if self.statistic == "retention":
-            return f"retention: {self.measured} over {self.reference}"
+        names = [", ".join(f"{key} {value}" for key, value in chosen.items()) for chosen in self.selections]
+        names = [name.replace("method ", "", 1) for name in names]
         if self.statistic == "difference":
-            return f"nDCG@10: {self.measured} minus {self.reference}"
-        return f"retention: {self.measured} over {self.reference}, minus {self.other} over {self.other_reference}"
+            return f"nDCG@10: {names[0]} minus {names[1]}"
+        retention = f"retention: {names[0]} over {names[1]}"
+        return retention if len(names) == 2 else f"{retention}, minus {names[2]} over {names[3]}"
 
 
 class Claim(_Strict):
@@ -126,7 +135,7 @@ class Claim(_Strict):
         return f"{self.reproduced}; partly: {self.partly}" if self.partly else str(self.reproduced)
 
 
-def load_ledger(path: Path = LEDGER) -> list[Claim]:
+def load_claims(path: Path = CLAIMS_FILE) -> list[Claim]:
     """The claims in the file's order.
 
     Raises
@@ -137,7 +146,7 @@ def load_ledger(path: Path = LEDGER) -> list[Claim]:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
         claims = TypeAdapter(list[Claim]).validate_python(entries)
     except FileNotFoundError as error:
-        raise StudyError(f"the claims ledger {path.name} is missing; run from a whole checkout") from error
+        raise StudyError(f"{path.name} is missing; run from a whole checkout") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
@@ -150,3 +159,190 @@ def load_ledger(path: Path = LEDGER) -> list[Claim]:
             f"{path.name} names a claim twice: {sorted({name for name in names if names.count(name) > 1})}"
         )
     return claims
+
+
+VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What came out for one claim: the interval over tasks and queries, one per task, the seeds' spread, the verdict."""
+
+    claim: Claim
+    interval: Interval | None
+    by_task: dict[str, Interval]
+    seeds: int
+    spread: float
+    verdict: str
+    note: str
+
+
+def read_scores(results: Path, notebook: str) -> pd.DataFrame:
+    """The per-query scores that a notebook (its number or name) recorded; empty where it has not run."""
+    path = results / f"{notebook[:2]}_scores.parquet"
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=["task", "query", "seed", "score"])
+
+
+def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
+    """Judge claims by the tables in a results folder.
+
+    p-values are corrected (Holm) within the claims of one notebook, so that a verdict is the same in every table.
+    """
+    scores = {notebook: read_scores(results, notebook) for notebook in {claim.notebook for claim in claims}}
+    measured = [_measure(claim, results, scores[claim.notebook], seed) for claim in claims]
+    p_values = np.ones(len(claims))
+    for notebook in {claim.notebook for claim in claims}:
+        family = [
+            index
+            for index, (claim, found) in enumerate(zip(claims, measured, strict=True))
+            if claim.notebook == notebook and found[0] is not None
+        ]
+        p_values[family] = holm([claims[index].reproduced.p(measured[index][0]) for index in family])
+    return [_rule(claim, found, p) for claim, found, p in zip(claims, measured, p_values, strict=True)]
+
+
+def _rule(claim, found, p):
+    interval, by_task, seeds, spread = found
+    if interval is None:
+        return Ruling(
+            claim, None, {}, 0, np.nan, "not testable here", claim.untestable or "its run is not in the tables"
+        )
+    expects = claim.reproduced
+    against = [task for task, one in by_task.items() if expects.fails(one)]
+    supports = [task for task, one in by_task.items() if expects.holds(one)]
+    if expects.holds(interval) and p < LEVEL and not against:
+        return Ruling(claim, interval, by_task, seeds, spread, "reproduced", "")
+    if expects.holds(interval):
+        note = f"not on {', '.join(against)}" if against else "not after Holm's correction"
+        return Ruling(claim, interval, by_task, seeds, spread, "partly", note)
+    if claim.partly and claim.partly.holds(interval):
+        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"lies {claim.partly}")
+    if supports and not expects.fails(interval):
+        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"only on {', '.join(supports)}")
+    note = "no difference seen" if 0 in (expects.above, expects.below) else "the interval holds the threshold"
+    if expects.within:
+        note = "the interval reaches past the margin"
+    if expects.fails(interval):
+        note = ""
+    return Ruling(claim, interval, by_task, seeds, spread, "not reproduced", note)
+
+
+def _measure(claim, results, scores, seed):
+    """Interval over all tasks, intervals by task, number of seeds, spread over them."""
+    test, nothing = claim.test, (None, {}, 0, np.nan)
+    if test.statistic in ("correlation", "seeds"):
+        path = results / f"{test.table}.csv"
+        if not path.is_file():
+            return nothing
+        table = pd.read_csv(path)
+        for column, value in test.rows.items():
+            table = table[table[column] == value]
+        if test.statistic == "correlation":
+            pairs = table[test.pairs] if test.pairs else None
+            return rank_correlation(table[test.x], table[test.y], pairs, RESAMPLES, seed), {}, 1, np.nan
+        values = table[test.y].to_numpy(float)
+        interval = over_seeds(values)
+        return (interval, {}, len(values), float(values.std(ddof=1))) if interval else nothing
+    runs = [_select(scores, chosen, claim.id) for chosen in test.selections]
+    if not all(len(run) for run in runs):
+        return nothing
+    tasks = list(dict.fromkeys(runs[0].index.get_level_values("task")))
+    values = {task: [run.loc[task].to_numpy(float) for run in runs] for task in tasks}  # (queries, seeds) each
+    if any(len({len(each) for each in found}) > 1 for found in values.values()):
+        raise StudyError(f"claim {claim.id}: what it compares was not scored on the same queries")
+    means = {task: [each.mean(axis=1) for each in found] for task, found in values.items()}
+
+    def statistics(task, weights):
+        return _statistic(test.statistic, [weights @ run for run in means[task]])[:, None]
+
+    sizes = {task: len(found[0]) for task, found in means.items()}
+    found = bootstrap(statistics, sizes, RESAMPLES, seed)
+    intervals = {
+        name: Interval(float(estimate[0]), float(low[0]), float(high[0]), queries)
+        for name, (_, estimate, low, high, queries) in found.items()
+    }
+    seeds = max(run.shape[1] for run in runs)
+    spread = np.nan
+    if seeds > 1:
+        each = [
+            np.mean(
+                [
+                    _statistic(test.statistic, [run[:, number % run.shape[1]].mean() for run in values[task]])
+                    for task in tasks
+                ]
+            )
+            for number in range(seeds)
+        ]
+        spread = float(np.std(each, ddof=1))
+    overall = intervals.pop(MACRO, None) or intervals[tasks[0]]
+    return overall, intervals, seeds, spread
+
+
+def _select(scores, chosen, claim):
+    """The rows whose columns have the chosen values: index (task, query), a column per seed."""
+    if not set(chosen) <= set(scores.columns):
+        return pd.DataFrame()
+    rows = scores[np.logical_and.reduce([scores[column] == value for column, value in chosen.items()])]
+    if rows.duplicated(["task", "query", "seed"]).any():
+        raise StudyError(f"claim {claim}: {chosen} selects more than one run; name further columns")
+    return rows.pivot(index=["task", "query"], columns="seed", values="score")
+
+
+def _statistic(statistic, means):
+    if statistic == "difference":
+        return means[0] - means[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        retention = means[0] / means[1]
+        return retention if statistic == "retention" else retention - means[2] / means[3]
+
+
+def claims_table(rulings: list[Ruling]) -> pd.DataFrame:
+    """One row per claim: number, interval over tasks and queries, seeds, threshold, verdict and a note."""
+    rows = []
+    for ruling in rulings:
+        interval = ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
+        rows.append(
+            {
+                "claim": ruling.claim.id,
+                "statement": ruling.claim.statement,
+                "tested": str(ruling.claim.test),
+                "measured": interval.estimate,
+                "low": interval.low,
+                "high": interval.high,
+                "expected": ruling.claim.expected,
+                "seeds": ruling.seeds,
+                "seed_spread": ruling.spread,
+                "queries": interval.queries,
+                "verdict": ruling.verdict,
+                "note": ruling.note,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_task_table(rulings: list[Ruling]) -> pd.DataFrame:
+    """One row per claim and task: the number with its interval over that task's queries."""
+    rows = [
+        {"claim": ruling.claim.id, "task": task, **interval._asdict()}
+        for ruling in rulings
+        for task, interval in ruling.by_task.items()
+    ]
+    return pd.DataFrame(rows, columns=["claim", "task", "estimate", "low", "high", "queries"])
+
+
+def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
+    """``claims_table`` of the claims whose runs notebooks number ``first`` to ``last`` made, judged from a results folder."""
+    chosen = [claim for claim in load_claims() if first <= claim.notebook[:2] <= last]
+    return claims_table(rule(results, chosen, seed))
+
+
+def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
+    """``by_task_table`` of all claims, judged from a results folder."""
+    return by_task_table(rule(results, load_claims(), seed))
+
+
+def shown(table: pd.DataFrame):
+    """A claims table as a notebook shows it: what was claimed, measured and found; the rest stands in the CSV."""
+    columns = ["claim", "statement", "measured", "low", "high", "expected", "seeds", "verdict", "note"]
+    return table[columns].style.hide().format(precision=3, na_rep="")

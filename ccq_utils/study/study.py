@@ -14,18 +14,19 @@ import numpy as np
 import pandas as pd
 
 from ccq_utils.common import paths
-from ccq_utils.common.cache import Cache, file_digest, writing_to
+from ccq_utils.common.cache import Cache, file_digest
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import write_atomically
 from ccq_utils.data import docstrings, tasks
 from ccq_utils.data.corpora import Corpora, load_corpora
-from ccq_utils.data.profile import TEXT_PARTS, load_profile
+from ccq_utils.data.profile import TEXT_PARTS, Profile, load_profile
 from ccq_utils.data.tasks import Task
 from ccq_utils.models.base_models import load_models
 from ccq_utils.models.embed import embed
 from ccq_utils.models.vectors import concat
 from ccq_utils.study import figures
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.stats import Interval, paired_interval
+from ccq_utils.study.stats import summarise
 
 STEPS = {
     "01": "01_select_models",
@@ -34,8 +35,8 @@ STEPS = {
     "04": "04_calibrate_quantization",
     "05": "05_stress_tests",
     "06": "06_open_questions",
-    "07": "07_take_it_home",
-    "08": "08_cost_and_scale",
+    "07": "07_more_per_byte",
+    "08": "08_take_it_home",
 }
 SPLITS = ("validation", "test")
 
@@ -43,24 +44,24 @@ SPLITS = ("validation", "test")
 class Study:
     """A profile opened by one notebook.
 
-    Parameters
-    ----------
-    profile : profile name or path of a YAML file
-    step : the notebook's number, ``01`` to ``08``; its tables and figures carry it
-    output : folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``
+    Args:
+        profile: profile name, path of a YAML file, or a profile that is loaded already.
+        step: the notebook's number, ``01`` to ``08``; its tables and figures carry it. Empty for who only reads.
+        output: folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``.
     """
 
-    def __init__(self, profile: str, step: str, output: str = ""):
-        if step not in STEPS:
+    def __init__(self, profile: str | Profile, step: str = "", output: str = ""):
+        if step and step not in STEPS:
             raise StudyError(f"unknown step {step!r}; accepted: {', '.join(STEPS)}")
         quiet()
         figures.style()
-        self.profile, self.step = load_profile(profile), step
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        self.step = step
         self.cache = Cache(paths.cache_folder())
         self.results = paths.results_folder(self.profile.name, output)
         self.figures = paths.figures_folder(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
-        self._runs: dict[str, pd.Series] = {}
+        self._scores: list[pd.DataFrame] = []
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -118,42 +119,43 @@ class Study:
 
     # ---- vectors ------------------------------------------------------------------------------------------------
 
-    def member_vectors(self, model: str, part: str, split: str | None = None) -> np.ndarray:
-        """Vectors of one base model as the model gives them.
+    def member_vectors(self, model: str, text: str, split: str | None = None) -> np.ndarray:
+        """Vectors of one base model as the model gives them, ``(n, dims) float32``.
 
-        Parameters
-        ----------
-        part : a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
-            ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs)
+        Args:
+            text: a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
+                ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs).
         """
-        if (model, part, split) not in self._vectors:
+        if (model, text, split) not in self._vectors:
             kind = "document" if split is None else "query"
-            self._vectors[model, part, split] = embed(self.models[model], self.texts(part, split), self.cache, kind)
-        return self._vectors[model, part, split]
+            self._vectors[model, text, split] = embed(self.models[model], self.texts(text, split), self.cache, kind)
+        return self._vectors[model, text, split]
 
-    def texts(self, part: str, split: str | None = None) -> list[str]:
+    def texts(self, text: str, split: str | None = None) -> list[str]:
         """The texts behind ``member_vectors``, in the same order."""
-        if part in self.tasks:
-            task = self.tasks[part]
-            return (
-                list(task.documents.values())
-                if split is None
-                else [task.queries[name] for name in task.query_ids(split)]
-            )
-        if part in ("short", "long"):
-            return [pair[part == "long"] for pair in self.corpora.pairs[: self.profile.open_questions.pairs]]
-        if part in TEXT_PARTS:
-            return getattr(self.corpora, part)
-        raise StudyError(f"unknown part {part!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
+        if text in self.tasks:
+            task = self.tasks[text]
+            if split is None:
+                return list(task.documents.values())
+            return [task.queries[name] for name in task.query_ids(split)]
+        if text in ("short", "long"):
+            return [pair[text == "long"] for pair in self.corpora.pairs[: self.profile.open_questions.pairs]]
+        if text in TEXT_PARTS:
+            return getattr(self.corpora, text)
+        raise StudyError(f"unknown text {text!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
 
-    def joined(
-        self, part: str, split: str | None = None, members=None, weights=None, normalised: bool = True
+    def concat(
+        self, text: str, split: str | None = None, members=None, weights=None, normalised: bool = True
     ) -> np.ndarray:
-        """The concat of a part of the text: of the selection with its weights, or of ``members`` (equal weights if None)."""
+        """The concat of a text, ``(n, D)``: of the selection with its weights, or of ``members`` (equal weights if None)."""
         if members is None:
             members, weights = self.members, list(self.selection["weight"])
-        vectors = [self.member_vectors(member, part, split) for member in members]
-        return concat(vectors, weights, normalised)
+        return concat([self.member_vectors(member, text, split) for member in members], weights, normalised)
+
+    @property
+    def dims(self) -> int:
+        """D, the width of the selection's concat."""
+        return sum(self.member_vectors(member, "calibration").shape[1] for member in self.members)
 
     def evaluator(self, task: str, split: str = "test") -> Evaluator:
         """The scorer of one task and split; a task without validation queries has only ``test``."""
@@ -177,46 +179,34 @@ class Study:
 
     # ---- statistics ---------------------------------------------------------------------------------------------
 
-    def interval(self, statistic: str, measured, reference=None) -> Interval:
-        """``paired_interval`` with the profile's resamples and seed of the bootstrap; per-query scores, or a list by task.
-
-        The mean of several tasks resamples tasks, then queries within each.
-        """
-        wrap = lambda scores: scores if isinstance(scores, list) or scores is None else [scores]  # noqa: E731
-        drawn = (self.profile.resamples, self.profile.bootstrap_seed)
-        return paired_interval(statistic, wrap(measured), wrap(reference), *drawn, resample_tasks=True)
+    def summarise(self, scores: pd.DataFrame, by: list[str], reference=None, statistic="retention") -> pd.DataFrame:
+        """``stats.summarise`` with the profile's resamples and seed of the bootstrap."""
+        drawn = {"resamples": self.profile.resamples, "seed": self.profile.bootstrap_seed}
+        return summarise(scores, by, reference, statistic, **drawn)
 
     # ---- outputs ------------------------------------------------------------------------------------------------
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write ``STEP_name.csv`` beside the other tables and return the table."""
-        with writing_to(self.results):
-            self.results.mkdir(parents=True, exist_ok=True)
-            partial = self.results / f".{self.step}_{name}.partial"
-            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-            partial.replace(self.results / f"{self.step}_{name}.csv")
+        with write_atomically(self.results / f"{self.step}_{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
         return table
 
-    def record(self, run: str, scores: dict[str, np.ndarray]) -> None:
-        """Keep the per-query nDCG@10 of a named run in ``STEP_queries.parquet``: what claims are judged by.
+    def record(self, scores: pd.DataFrame, **labels) -> pd.DataFrame:
+        """Keep per-query scores for ``save_scores`` and return them; ``labels`` are further columns."""
+        self._scores.append(scores.assign(**labels))
+        return scores
 
-        Parameters
-        ----------
-        run : its name
-        scores : task -> one score per test query, in the order of the task's evaluator, or ``(seeds, queries)`` of what
-            was repeated: kept as runs ``name #0``, ``name #1`` ...; the table's column ``query`` is the position among
-            the sorted ids of the task's test queries
+    def save_scores(self) -> None:
+        """Write all that was recorded to ``STEP_scores.parquet``, by which claims are judged; once, when all is there.
+
+        ``query`` is the position among the sorted ids of the task's test queries.
         """
-        index = [(task, query) for task in scores for query in range(len(self.evaluator(task).query_ids))]
-        index = pd.MultiIndex.from_tuples(index, names=["task", "query"])
-        values = np.concatenate(list(scores.values()), axis=-1).astype(np.float32)
-        for seed, each in enumerate(np.atleast_2d(values)):
-            self._runs[f"{run} #{seed}" if values.ndim > 1 else run] = pd.Series(each, index)
-        with writing_to(self.results):
-            self.results.mkdir(parents=True, exist_ok=True)
-            partial = self.results / f".{self.step}_queries.partial"
-            pd.DataFrame(self._runs).reset_index().to_parquet(partial, index=False, compression="zstd")
-            partial.replace(self.results / f"{self.step}_queries.parquet")
+        table = pd.concat(self._scores, ignore_index=True)
+        for column in table.columns.drop("score"):
+            table[column] = table[column].astype("category")
+        with write_atomically(self.results / f"{self.step}_scores.parquet") as path:
+            table.to_parquet(path, index=False, compression="zstd")
 
     def read(self, name: str) -> pd.DataFrame:
         """Read a table of an earlier notebook, for example ``01_selection``.

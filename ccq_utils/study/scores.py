@@ -1,0 +1,200 @@
+"""Per-query scores of the raw concat and of what is compressed: every measurement of the study starts here.
+
+``task_vectors`` gives the float vectors of a split, ``score_vectors`` and ``score_codec`` long tables of nDCG@10 (columns
+``task``, ``query``, ``seed``, ``score`` and labels), which ``Study.summarise`` turns into estimates with intervals.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec, scores
+from ccq_utils.common.cache import fingerprint
+from ccq_utils.study.metrics import Evaluator
+from ccq_utils.study.study import Study
+
+GENERAL, OWN = "general text", "own corpus"
+"""What a codec is fitted on: the training text, or the documents of the task's own corpus. Never a query or judgement."""
+FITTED_ON = (GENERAL, OWN)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskVectors:
+    """One task's float vectors, ``(queries, D)`` and ``(documents, D)``, and the evaluator of one split."""
+
+    queries: np.ndarray
+    documents: np.ndarray
+    evaluator: Evaluator
+
+    def ndcg(self, matrix: np.ndarray) -> np.ndarray:
+        """nDCG@10 per query of a score matrix ``(queries, documents)``."""
+        return self.evaluator(matrix)["ndcg_at_10"].to_numpy()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the vectors and of what the judgements make of them."""
+        return fingerprint(self.queries, self.documents, self.ndcg(self.queries @ self.documents.T))
+
+
+@dataclass(frozen=True, eq=False)
+class FittingVectors:
+    """What a codec is fitted on: ``(n, D)``, and calibration vectors; without these it is the corpus that it will code."""
+
+    training: np.ndarray
+    calibration: np.ndarray | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the vectors."""
+        return fingerprint(self.training, *([] if self.calibration is None else [self.calibration]))
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """The concat of some members: every task's vectors of one split, and the general text that codecs are fitted on."""
+
+    by_task: dict[str, TaskVectors]
+    general: FittingVectors
+    own: dict[str, FittingVectors] = field(default_factory=dict)
+
+    @property
+    def dims(self) -> int:
+        """D, the width of the concat."""
+        return self.general.training.shape[1]
+
+    def fitting(self, task: str, fitted_on: str) -> FittingVectors:
+        """The vectors to fit on for one task; tasks with the same documents share one object."""
+        if fitted_on == GENERAL:
+            return self.general
+        if task not in self.own:
+            documents = self.by_task[task].documents
+            same = (own for own in self.own.values() if np.array_equal(own.training, documents))
+            self.own[task] = next(same, FittingVectors(documents))
+        return self.own[task]
+
+    @cached_property
+    def raw(self) -> pd.DataFrame:
+        """Scores of the raw concat, the reference of every retention."""
+        return score_vectors(self)
+
+
+def task_vectors(study: Study, split: str = "test", members=None, weights=None) -> Vectors:
+    """The concat of the selection (or of ``members``) for every task that has ``split``.
+
+    Args:
+        members, weights: as ``Study.concat`` takes them.
+    """
+    by_task = {}
+    for task in study.tasks if split == "test" else study.tuning_tasks:
+        queries, documents = (study.concat(task, kind, members, weights) for kind in (split, None))
+        by_task[task] = TaskVectors(queries, documents, study.evaluator(task, split))
+    general = FittingVectors(*(study.concat(text, None, members, weights) for text in ("training", "calibration")))
+    return Vectors(by_task, general)
+
+
+def score_table(values: dict[str, np.ndarray], **labels) -> pd.DataFrame:
+    """Per-query scores as a long table.
+
+    Args:
+        values: task -> ``(queries,)``, or ``(seeds, queries)`` of what was repeated, in the order of the evaluator.
+        labels: columns that say what was scored.
+    """
+    parts = []
+    for task, found in values.items():
+        found = np.atleast_2d(found)
+        seeds, queries = np.indices(found.shape)
+        columns = {"task": task, **labels, "query": queries.ravel(), "seed": seeds.ravel()}
+        parts.append(pd.DataFrame(columns | {"score": found.ravel().astype(np.float32)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors: vectors,), **labels) -> pd.DataFrame:
+    """Scores of float vectors after a map of queries and documents.
+
+    Args:
+        transforms: functions ``(n, D) -> (n, d)``, one per seed.
+    """
+    values = {
+        task: np.stack([one.ndcg(transform(one.queries) @ transform(one.documents).T) for transform in transforms])
+        for task, one in vectors.by_task.items()
+    }
+    return score_table(values, **labels)
+
+
+def fitted_codecs(study: Study, method: str, budget: int, fitting: FittingVectors, decoders=()) -> list:
+    """A codec of ``CODECS`` fitted once per seed where it draws or trains something, else once.
+
+    Args:
+        budget: bytes per vector at most.
+        decoders: trained decoders, one per seed, for the codecs that take one.
+    """
+    dims = fitting.training.shape[1]
+    each = (
+        decoders if method.startswith("decoder") else [None] * (1 if method in DETERMINISTIC else study.profile.seeds)
+    )
+    return [
+        make_codec(method, dims, budget, decoder, study.profile.seed + seed).fit(fitting.training, fitting.calibration)
+        for seed, decoder in enumerate(each)
+    ]
+
+
+def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labels) -> pd.DataFrame:
+    """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well.
+
+    Columns beside ``labels``: ``scoring``, ``bytes_per_vector``.
+    """
+    labels |= {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": codecs[0].bytes_per_vector}
+    values = {task: [] for task in vectors.by_task}
+    for codec in codecs:
+        coded = {}
+        for task, one in vectors.by_task.items():
+            same = id(vectors.fitting(task, OWN))  # documents that tasks share are coded once
+            if same not in coded:
+                coded[same] = codec.encode(one.documents)
+            values[task].append(one.ndcg(scores(codec, one.queries, coded[same], symmetric)))
+    return score_table({task: np.stack(found) for task, found in values.items()}, **labels)
+
+
+def score_method(
+    study: Study,
+    vectors: Vectors,
+    fit: Callable[[FittingVectors], list],
+    key: dict,
+    fitted_on: str = GENERAL,
+    symmetric: bool = False,
+    **labels,
+) -> pd.DataFrame:
+    """``score_codecs`` of what ``fit`` gives, fitted on general text or on each task's own corpus, and never twice.
+
+    Scores are kept in the cache, so that a run that was killed goes on from them.
+
+    Args:
+        fit: fits codecs, one per seed; called once per distinct set of vectors to fit on.
+        key: all that ``fit`` depends on beside these vectors and the profile's seeds, JSON-able.
+
+    Returns:
+        Long table with ``fitted_on`` and what ``score_codecs`` adds.
+    """
+    seeds, parts = [study.profile.seed, study.profile.seeds], []
+    for fitting in dict.fromkeys(vectors.fitting(task, fitted_on) for task in vectors.by_task):
+        tasks = {task: one for task, one in vectors.by_task.items() if vectors.fitting(task, fitted_on) is fitting}
+        part = Vectors(tasks, vectors.general, vectors.own)
+
+        def make(fitting=fitting, part=part):
+            codecs = fit(fitting)
+            found = score_codecs(part, codecs, symmetric)
+            held = {
+                f"task {task}": rows["score"].to_numpy().reshape(len(codecs), -1)
+                for task, rows in found.groupby("task", sort=False)
+            }
+            return held | {"bytes": np.array([codecs[0].bytes_per_vector])}
+
+        described = {"fitted": fitting.fingerprint, "tasks": {task: one.fingerprint for task, one in tasks.items()}}
+        held = study.cache.arrays("scores", {**key, "seeds": seeds, "symmetric": symmetric, **described}, make)
+        scoring = {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": held["bytes"][0].item()}
+        values = {task: held[f"task {task}"] for task in tasks}
+        parts.append(score_table(values, fitted_on=fitted_on, **labels, **scoring))
+    return pd.concat(parts, ignore_index=True)
