@@ -21,10 +21,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
-from ccq_utils.data.hub import modules, pin
 from ccq_utils.data.profile import SHIPPED, HubModel, load_profile
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder
 from ccq_utils.models.base_models import BUILDERS
+from ccq_utils.models.hub_models import modules, pin
 
 COMMIT, OTHER = "c" * 40, "0" * 40
 E5, BGE, GTE, ARCTIC, LARGER = (
@@ -75,7 +75,9 @@ def put_passages(folder, rows=12000):
 @pytest.fixture
 def ask(hub, tmp_path):
     """Run lines of Python against the hub in a process of their own; they call ``tell`` with what shall come back."""
-    start = "import json, sys\nfrom ccq_utils import hub\nfrom ccq_utils.common.errors import StudyError\n"
+    start = (
+        "import json, sys\nfrom ccq_utils.models import hub_models\nfrom ccq_utils.common.errors import StudyError\n"
+    )
     start += "from ccq_utils.data.profile import HubModel, TaskSpec, TextSpec\nanswer = []\ntell = answer.append\n"
     end = "\nprint(json.dumps(answer))"
 
@@ -97,8 +99,8 @@ LOAD = f"""
 from sentence_transformers import SentenceTransformer
 for spec in (HubModel(hub={E5!r}), HubModel(hub={BGE!r}), HubModel(hub={GTE!r}),
              HubModel(hub="someone/plain", revision={COMMIT!r}, pooling="mean", max_length=16)):
-    folder = hub.snapshot(spec.hub, hub.pin(spec).revision)
-    model = SentenceTransformer(modules=hub.modules(folder, spec), device="cpu")
+    folder = hub_models.snapshot(spec.hub, hub_models.pin(spec).revision)
+    model = SentenceTransformer(modules=hub_models.modules(folder, spec), device="cpu")
     tell([model.encode({TEXTS!r}).tolist(), str(next(model.parameters()).dtype), model.max_seq_length])
 """
 
@@ -155,7 +157,7 @@ def test_broken_download_is_taken_up_where_it_broke_off(ask, hub):
     content = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub writes in pieces of 10 MB
     (hub.add("models", "someone/long", COMMIT) / "model.safetensors").write_bytes(content)
     hub.cut["model.safetensors"] = 15_000_000
-    tell = f'tell(str(hub.snapshot("someone/long", {COMMIT!r})))'
+    tell = f'tell(str(hub_models.snapshot("someone/long", {COMMIT!r})))'
     [folder] = ask(tell)
     assert open(f"{folder}/model.safetensors", "rb").read() == content
     ranges = [wanted for method, path, wanted in hub.requests if method == "GET" and path.endswith("model.safetensors")]
@@ -170,7 +172,7 @@ def test_killed_download_begins_again_with_the_file_it_was_at(ask, hub):
     hub.cut["model.safetensors"] = 15_000_000
     die = "import os, signal\nimport huggingface_hub.file_download as download\n"
     die += "download.logger.warning = lambda *words: os.kill(os.getpid(), signal.SIGKILL)\n"
-    call = f'hub.snapshot("someone/broken", {COMMIT!r})'
+    call = f'hub_models.snapshot("someone/broken", {COMMIT!r})'
     with pytest.raises(AssertionError):  # killed where the connection breaks
         ask(die + call)
     [text] = ask(attempt(call), HF_HUB_OFFLINE="1")
@@ -190,11 +192,11 @@ def attempt(*calls):
 def test_what_is_not_on_the_hub_is_named(ask):
     found = ask(
         attempt(
-            f'hub.snapshot("someone/nothing", {COMMIT!r})',
-            f"hub.snapshot({E5!r}, {OTHER!r})",
-            f'hub.snapshot("someone/pickled", {COMMIT!r})',
-            f'hub.modules(hub.snapshot("someone/plain", {COMMIT!r}), HubModel(hub="someone/plain"))',
-            'hub.pin(HubModel(hub="someone/plain"))',
+            f'hub_models.snapshot("someone/nothing", {COMMIT!r})',
+            f"hub_models.snapshot({E5!r}, {OTHER!r})",
+            f'hub_models.snapshot("someone/pickled", {COMMIT!r})',
+            f'hub_models.modules(hub_models.snapshot("someone/plain", {COMMIT!r}), HubModel(hub="someone/plain"))',
+            'hub_models.pin(HubModel(hub="someone/plain"))',
         )
     )
     for text, words in zip(
@@ -235,7 +237,7 @@ def test_foreign_code_and_damaged_weights_are_refused(hub, tmp_path):
     ],
 )
 def test_without_hub_and_with_a_cold_cache_the_error_says_so(ask, hub, settings, words):
-    [text] = ask(attempt(f"hub.snapshot({E5!r}, {REVISIONS[E5]!r})"), **settings)
+    [text] = ask(attempt(f"hub_models.snapshot({E5!r}, {REVISIONS[E5]!r})"), **settings)
     assert text.startswith(f"model {E5!r}") and "\n" not in text
     assert re.search(words, text), text
     assert hub.requests == []

@@ -16,9 +16,9 @@ import numpy as np
 
 from ccq_utils.common.cache import Cache, digest, file_digest
 from ccq_utils.common.errors import StudyError
-from ccq_utils.data import hub
 from ccq_utils.data.corpora import Corpora
 from ccq_utils.data.profile import Profile
+from ccq_utils.models import hub_models
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """model.safetensors of sentence-transformers/all-MiniLM-L6-v2 at hub revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41."""
@@ -242,17 +242,17 @@ def _trained(name, key, build, weights, cache, source, modules=None):
 
 
 def _from_hub(name, spec):
-    pinned = hub.pin(spec)
-    folder = once(lambda: hub.snapshot(spec.hub, pinned.revision))
+    pinned = hub_models.pin(spec)
+    folder = once(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     return BaseModel(
         name,
         digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length),
         folder,
         pinned.licence,
         f"{spec.hub} (hub revision {pinned.revision})",
-        hub.prompts(pinned, folder),
+        hub_models.prompts(pinned, folder),
         lambda: _folder_bytes(folder(), "*.safetensors", "*/*.safetensors", "tokenizer.json"),
-        lambda path: hub.modules(path, spec),
+        lambda path: hub_models.modules(path, spec),
         batch_size=32,
         device=None,
     )

@@ -1,0 +1,115 @@
+"""Base models from the Hugging Face hub: what a profile leaves open, their files, and their modules.
+
+Everything is pinned to a commit; no code of a repository is run and no pickle is read. Whatever goes wrong is one
+``StudyError`` that names the model and the way out.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.hub import in_one_line, reaching
+from ccq_utils.data.profile import HubModel
+
+FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+OTHER_BACKENDS = ["onnx/*", "openvino/*"]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A hub model with nothing left open; ``None`` for a prompt means what the model's own files say."""
+
+    revision: str
+    query_prompt: str | None
+    document_prompt: str | None
+    licence: str
+
+
+def pin(spec: HubModel) -> Pinned:
+    """Fill what a profile leaves out from mteb's record of the model; no network.
+
+    Raises
+    ------
+    StudyError : neither the profile nor mteb names a revision.
+    """
+    import mteb
+
+    try:
+        meta = mteb.get_model_meta(spec.hub)
+    except KeyError:  # mteb does not know it
+        meta = None
+    revision = spec.revision or (meta and meta.revision)
+    if not revision:
+        raise StudyError(f"mteb has no revision of {spec.hub!r}; add revision: COMMIT (40 hex digits) to the profile")
+    prompts = (meta and meta.loader_kwargs or {}).get("model_prompts") or {}
+    return Pinned(
+        revision,
+        prompts.get("query") if spec.query_prompt is None else spec.query_prompt,
+        prompts.get("document", prompts.get("passage")) if spec.document_prompt is None else spec.document_prompt,
+        spec.licence or (meta and meta.license) or "not specified",
+    )
+
+
+def snapshot(name: str, revision: str) -> Path:
+    """The folder of a model's configuration, tokenizer and safetensors weights; downloaded where they are not cached.
+
+    Raises
+    ------
+    StudyError : no such model or revision, no network and not in the cache, or no safetensors among its files.
+    """
+    from huggingface_hub import snapshot_download
+
+    with reaching(f"model {name!r}", revision):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES, ignore_patterns=OTHER_BACKENDS))
+    if not any(folder.rglob("*.safetensors")):
+        raise StudyError(
+            f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here;"
+            " name a revision that has them"
+        )
+    return folder
+
+
+def prompts(pinned: Pinned, folder: Callable[[], Path]) -> dict[str, str]:
+    """What is put before a ``query`` and a ``document``; ``folder`` is asked for only where the model's files decide."""
+    own = {}
+    if None in (pinned.query_prompt, pinned.document_prompt):
+        path = folder() / "config_sentence_transformers.json"
+        own = (json.loads(path.read_text()).get("prompts") or {}) if path.is_file() else {}
+    query, document = own.get("query"), own.get("document", own.get("passage"))
+    return {
+        "query": (query or "") if pinned.query_prompt is None else pinned.query_prompt,
+        "document": (document or "") if pinned.document_prompt is None else pinned.document_prompt,
+    }
+
+
+def modules(folder: Path, spec: HubModel) -> list:
+    """The model's sentence-transformers modules, float32; pooling and maximum length as the profile names them, if it does.
+
+    Raises
+    ------
+    StudyError : no pooling is named, neither by the model's files nor by the profile; its modules are foreign code; or a
+        file is damaged.
+    """
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    arguments = {"use_safetensors": True, "dtype": "float32"}  # some weights are stored as float16
+    try:
+        if spec.pooling:
+            encoder = Transformer(str(folder), model_kwargs=arguments)
+            found = [encoder, Pooling(encoder.get_embedding_dimension(), spec.pooling), Normalize()]
+        elif (folder / "modules.json").is_file():
+            found = list(SentenceTransformer(str(folder), device="cpu", model_kwargs=arguments))
+        else:
+            raise StudyError(f"the files of {spec.hub!r} do not say how tokens are pooled; add pooling: to the profile")
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        raise StudyError(
+            f"model {spec.hub!r} cannot be loaded ({in_one_line(error)}); foreign code is never run; if a file is damaged,"
+            f" delete {folder} and run again"
+        ) from error
+    if spec.max_length:
+        found[0].max_seq_length = spec.max_length
+    return found
