@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from ccq_utils.study.retention import Side, decoder_scores, ndcg, trained_decoder
 
 from ccq_utils.analyses import decoders as ablations
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.percentile import widest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import DecoderSpec
-from ccq_utils.study.retention import Side, decoder_scores, ndcg, trained_decoder
 from ccq_utils.study.stats import paired_interval
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ccq_utils.study.retention import Side, ndcg
 
 from ccq_utils.analyses.bench_evaluation import (
     PRODUCTS,
@@ -16,7 +17,6 @@ from ccq_utils.analyses.bench_training import LOOP, LOSSES, step_parts, step_spe
 from ccq_utils.analyses.timing import race
 from ccq_utils.codecs.losses import PrefixSimilarity
 from ccq_utils.common.errors import StudyError
-from ccq_utils.study.retention import Side, ndcg
 
 STOPS = [3, 7, 10]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ccq_utils.common.cache import MANIFEST, Cache
+from ccq_utils.common.cache import ARTIFACT_FILES, Cache
 from ccq_utils.common.errors import StudyError
 
 
@@ -52,9 +52,9 @@ def test_damaged_file_is_noticed_and_made_again(build, damage):
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"files": []}', '{"files": {"values.txt": "00"}}'])
 def test_foreign_folder_is_made_again(build, manifest):
     folder = build()
-    (folder / MANIFEST).unlink()
+    (folder / ARTIFACT_FILES).unlink()
     if manifest is not None:
-        (folder / MANIFEST).write_text(manifest)
+        (folder / ARTIFACT_FILES).write_text(manifest)
     with pytest.warns(UserWarning, match="damaged or foreign"):
         build()
     assert build.count == 2

@@ -9,14 +9,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from ccq_utils.study.ledger import VERDICTS
+from ccq_utils.study.retention import sides
 
 from ccq_utils import cli
 from ccq_utils.analyses import block_steps, comparison
 from ccq_utils.common import paths
 from ccq_utils.study import ledger
 from ccq_utils.study.claims import load_ledger
-from ccq_utils.study.ledger import VERDICTS
-from ccq_utils.study.retention import sides
 from ccq_utils.study.stats import Interval
 from ccq_utils.study.study import Study
 

@@ -4,14 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ccq_utils.study.retention import Side
+from ccq_utils.study.scoring import PLACES, Fitting
 
 from ccq_utils.analyses import rotation
 from ccq_utils.codecs.decoder import random_rotation
 from ccq_utils.codecs.percentile import PercentileCodec
 from ccq_utils.codecs.quantizer import PercentileQuantizer
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.retention import Side
-from ccq_utils.study.scoring import PLACES, Fitting
 from ccq_utils.study.stats import paired_interval
 
 

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ccq_utils.study.retention import Side, ndcg
 
 from ccq_utils.analyses import stress
 from ccq_utils.analyses.stress import TEXT_DAMAGE, damage, flip_bits
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.retention import Side, ndcg
 from ccq_utils.study.stats import paired_interval
 
 TEXT = "Compute the shortest paths between all nodes of a graph"

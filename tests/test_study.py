@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.study import ledger
-from ccq_utils.study.retention import chosen_decoder
+from ccq_utils.study.claims import read_scores
+from ccq_utils.study.scores import score_table
 from ccq_utils.study.study import STEPS, Study, versions_table
+from ccq_utils.study.training import chosen_decoders, trained_decoder
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_selection_before_notebook_01_names_it(study):
 
 def test_decoder_before_notebook_03_names_it(study):
     with pytest.raises(StudyError, match="run 03_train_decoder first"):
-        chosen_decoder(study)
+        chosen_decoders(study)
 
 
 def test_saved_table_reads_back(study, tmp_path):
@@ -58,10 +59,10 @@ def test_unknown_step_is_an_error():
         Study("tiny", "09")
 
 
-def test_unknown_part_names_the_known_ones(study, task):
+def test_unknown_text_names_the_known_ones(study, task):
     study.__dict__["tasks"] = {"made_up": task}  # in the place of the profile's tasks
     with pytest.raises(
-        StudyError, match="unknown part 'nowhere'; accepted: made_up, training, calibration, validation"
+        StudyError, match="unknown text 'nowhere'; accepted: made_up, training, calibration, validation"
     ):
         study.texts("nowhere")
 
@@ -80,15 +81,29 @@ def test_split_without_queries_is_an_error_that_says_what_to_set(study, make_tas
         study.evaluator("made_up", "validation")
 
 
-def test_repeated_runs_are_recorded_once_per_seed(study, task):
-    study.__dict__["tasks"] = {"made_up": task}
-    queries = len(study.evaluator("made_up").query_ids)
-    study.record("once", {"made_up": np.linspace(0, 1, queries)})
-    study.record("twice", {"made_up": np.stack([np.zeros(queries), np.ones(queries)])})
-    found = ledger.read_queries(study.results)
-    assert list(found) == ["once", "twice #0", "twice #1"]
-    assert found["once"].tolist() == pytest.approx(list(np.linspace(0, 1, queries)))
-    assert found["twice #0"].eq(0).all() and found["twice #1"].eq(1).all()
+def test_recorded_scores_are_written_whole_and_once(study):
+    twice = score_table({"made_up": np.array([[0.0, 0.1], [1.0, 1.0]])}, method="twice", factor=48)
+    assert study.record(twice) is twice and not study.results.exists()
+    study.record(score_table({"made_up": np.array([0.5, 0.25])}, method="once"), members="all")
+    study.save_scores()
+    found = read_scores(study.results, "03_train_decoder")
+    assert list(found["method"]) == ["twice"] * 4 + ["once"] * 2 and found["score"].sum() == pytest.approx(2.85)
+    assert found.loc[found["factor"] == 48, "seed"].tolist() == [0, 0, 1, 1]
+    assert found.loc[found["members"] == "all", "method"].eq("once").all()
+
+
+def test_decoder_is_trained_once_and_its_key_holds_each_setting(study, random_vectors):
+    study.concat = lambda text, **_: {"training": random_vectors(120, 24, 1), "validation": random_vectors(40, 24, 2)}[
+        text
+    ]
+    first, history = trained_decoder(study, "PCA", dims=16)
+    again = trained_decoder(study, "PCA", dims=16)
+    assert len(list((study.cache.folder / "decoders").iterdir())) == 1 and history.equals(again[1])
+    settings = [{"seed": 1}, {"loss": "reconstruction"}, {"passages": 60}, {"early_stop": False}, {"depth": 2}]
+    for setting in settings:
+        trained_decoder(study, "random" if "depth" in setting else "PCA", dims=16, **setting)
+    assert len(list((study.cache.folder / "decoders").iterdir())) == 1 + len(settings)
+    assert first.config["out_dims"] == 16 and first.config["in_dims"] == 24
 
 
 def test_versions_table_names_the_libraries_that_decide_the_numbers():

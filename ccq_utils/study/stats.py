@@ -282,7 +282,7 @@ def with_verdicts(differences: pd.DataFrame, family: list[str] = ()) -> pd.DataF
         family: columns within whose groups p-values are corrected together; all rows where empty.
     """
     table = differences.copy()
-    groups = table.groupby(list(family), sort=False).groups.values() if family else [table.index]
+    groups = [part.index for _, part in table.groupby(list(family), sort=False)] if family else [table.index]
     table["verdict"] = "no difference seen"
     for rows in groups:
         tested = table.loc[rows].dropna(subset=["p"])
