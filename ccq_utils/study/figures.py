@@ -101,13 +101,11 @@ def _wrap(text, width):
 def panels(names, width: float = 5.5, height: float = 3.6, columns: int = 2, sharey: bool = False):
     """One panel per name, titled with it, at most ``columns`` in a row so that text stays readable at half width.
 
-    Parameters
-    ----------
-    width, height : of one panel, in inches
+    Args:
+        width, height: of one panel, in inches.
 
-    Returns
-    -------
-    The figure and its panels, one per name; a place that the last row leaves free is blank and can take the legend.
+    Returns:
+        The figure and its panels, one per name; a place that the last row leaves free is blank and can take the legend.
     """
     names = list(names)
     columns = min(columns, len(names))

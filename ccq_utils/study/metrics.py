@@ -21,14 +21,12 @@ BLOCK = 256  # queries per block of scores: 256 x 10,000 documents are 10 MB of 
 class Evaluator:
     """Scores rankings of one split of a task; prepares the judgements once and serves any number of score matrices.
 
-    Parameters
-    ----------
-    task : the task; its document order (insertion order of ``task.documents``) is the column order of the scores
-    split : ``test`` (for reporting) or ``validation`` (for choices)
+    Args:
+        task: its document order (insertion order of ``task.documents``) is the column order of the scores.
+        split: ``test`` (for reporting) or ``validation`` (for choices).
 
-    Attributes
-    ----------
-    query_ids : row order of the scores
+    Attributes:
+        query_ids: row order of the scores.
     """
 
     def __init__(self, task: Task, split: str = "test"):
@@ -54,20 +52,14 @@ class Evaluator:
         self.rows, self.columns, self.gains = np.array(judged, dtype=np.int64).reshape(-1, 3).T
 
     def __call__(self, score_block: Callable[[slice], np.ndarray]) -> pd.DataFrame:
-        """Per-query metrics.
+        """Per-query metrics: a table indexed by query id with one column per name in ``METRICS``.
 
-        Parameters
-        ----------
-        score_block : given a slice of query rows, returns their scores ``(rows, documents)``, higher is better; or
-            the whole matrix ``(queries, documents)``
+        Args:
+            score_block: the scores ``(queries, documents)``, higher is better; or a function of a slice of query rows that
+                returns theirs.
 
-        Returns
-        -------
-        DataFrame indexed by query id with one column per name in ``METRICS``.
-
-        Raises
-        ------
-        StudyError : a score is NaN or the shape does not fit the task.
+        Raises:
+            StudyError: a score is NaN or the shape does not fit the task.
         """
         if not callable(score_block):
             self._check_shape(score_block, len(self.query_ids))
