@@ -135,10 +135,10 @@ def _add_engine(command):
 def _add_running(command):
     command.add_argument("--device", default="cpu", help="where the models run: cpu (the default), cuda, mps, ...")
     command.add_argument(
-        "--encoding",
-        default="plain",
-        metavar="WAY",
-        help="how they run on a CPU: plain (the default), auto, bf16, int8, ...",
+        "--precision",
+        default="float32",
+        metavar="NAME",
+        help="what transformers compute in: float32 (the default), bfloat16 (faster where the processor has it), or auto",
     )
 
 
@@ -192,14 +192,14 @@ def _fit(options):
     from ccq_utils.codecs import files as codec_files
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CompressedModel, check_place
-    from ccq_utils.models.encoding import check_way
+    from ccq_utils.models.encoding import precision_here
 
     check_place(Path(options.out))  # before the long work
     codec_files.check_name(options.codec)
-    check_way(options.encoding)
+    precision_here(options.precision)
     texts = list(read_texts(Path(options.texts)).values()) if options.texts else None
     about = {"codec": options.codec, "general": texts is None, "output": options.output}
-    running = {"device": options.device, "encoding": options.encoding}
+    running = {"device": options.device, "precision": options.precision}
     model = CompressedModel.from_profile(options.profile, options.bytes, **about, **running)
     if texts is not None:
         model.fit(texts)
@@ -221,7 +221,7 @@ def _encode(options):
         where = (options.engine, options.address, options.workers, options.threads)
         part = CHUNK if options.part is None else options.part
         done = encode_corpus(
-            options.model, options.texts, options.codes, *where, options.device, part, options.encoding
+            options.model, options.texts, options.codes, *where, options.device, part, options.precision
         )
         print(
             f"{options.codes}: {done.rows} texts, {done.bytes} bytes each, {done.made} of {done.parts} parts made now"
@@ -230,19 +230,17 @@ def _encode(options):
     if (options.engine, options.address) != ("local", "") or options.workers or options.threads or options.part:
         raise StudyError(f"engines and parts are for a folder of shards; write {options.codes}/ or add --shards")
     texts = read_texts(Path(options.texts))
-    model = CompressedModel.load(options.model, options.device, options.encoding)
+    model = CompressedModel.load(options.model, options.device, options.precision)
     codes = model.encode_document(list(texts.values()))
     model.save_codes(options.codes, codes, texts)
     print(f"{options.codes}: {len(codes)} texts, {codes.shape[1]} bytes each")
-    if model.encoder.choice:
-        print(f"encoding: {model.encoder.choice}")
     return 0
 
 
 def _search(options):
     from ccq_utils.deploy.pipeline import CompressedModel
 
-    model = CompressedModel.load(options.model, options.device, options.encoding)
+    model = CompressedModel.load(options.model, options.device, options.precision)
     codes, ids = model.load_codes(options.codes)
     scores, numbers = model.search(options.query, codes, options.k)
     for score, number in zip(scores, numbers, strict=True):

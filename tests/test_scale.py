@@ -202,13 +202,11 @@ def test_shards_of_another_model_are_refused(home, expected, tmp_path):
         encode_corpus(tmp_path / "slim", home / "texts.jsonl", tmp_path / "out", part=PART)
 
 
-def test_shards_of_another_way_to_encode_are_refused(home, expected, tmp_path):
+def test_shards_of_another_precision_are_refused(home, expected, tmp_path):
     shutil.copytree(home / "local", tmp_path / "out")
-    with pytest.raises(StudyError, match="holds codes of another encoding .part-000000.parquet"):
-        encode_corpus(home / "model", home / "texts.jsonl", tmp_path / "out", part=PART, encoding="batched")
-    with pytest.raises(StudyError, match="'auto' may differ between workers.*: plain, batched, bf16, int8"):
-        encode_corpus(home / "model", home / "texts.jsonl", tmp_path / "new", part=PART, encoding="auto")
-    assert files(tmp_path / "out") == expected and not (tmp_path / "new").exists()
+    with pytest.raises(StudyError, match="holds codes of another precision .part-000000.parquet"):
+        encode_corpus(home / "model", home / "texts.jsonl", tmp_path / "out", part=PART, precision="bfloat16")
+    assert files(tmp_path / "out") == expected
 
 
 def test_an_unfinished_or_foreign_folder_is_not_read(home, expected, tmp_path):

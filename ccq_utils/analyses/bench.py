@@ -59,7 +59,7 @@ class Part:
 
 
 def encoding_part(study: Study, documents: int = 0) -> pd.DataFrame:
-    """The ways of ``encoding`` worth a trial here, on documents of the first task; for the first transformer scored."""
+    """Both precisions of ``encoding``, on documents of the first task; for the first transformer scored."""
     model = transformer(study)
     return encoding_speed(model.model, some(study, next(iter(study.tasks))), repeats=study.profile.cost.repeats)
 
@@ -78,7 +78,7 @@ def transformer(study: Study):
     StudyError : it has none.
     """
     for model in study.models.values():
-        if encoding.is_transformer(model.model):
+        if encoding.transformers_of(model.model):
             return model
     raise StudyError(f"profile {study.profile.name!r} scores no transformer; the other models have one way to be run")
 
@@ -108,7 +108,7 @@ def search_part(study: Study, documents: int) -> pd.DataFrame:
 
 
 PARTS = {
-    "encoding": Part(encoding_part, {"bf16": 3.5, "int8": 3.5}),
+    "encoding": Part(encoding_part, {"bfloat16": 3.5}),
     "training": Part(training_part, {WRITTEN: 3.0}),
     "evaluation": Part(evaluation_part, {"codec_scores": 5.0}),
     "search": Part(search_part, {TWO_STEPS: 10.0}, sized=True),

@@ -179,14 +179,13 @@ class Profile(_Strict):
     ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
     of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
 
-    ``encoding`` is how transformers are run (``encoding.WAYS``); all ways but ``plain`` give slightly other numbers, and with
-    ``auto`` they differ between machines.
+    ``precision`` is what transformers compute in; ``auto`` is bfloat16 where the processor multiplies it, else float32.
     """
 
     name: str
     description: str
     seed: int = 20251004
-    encoding: Literal["plain", "auto", "batched", "bf16", "int8"] = "plain"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     models: list[str] = Field(min_length=2)
     larger: list[str] = []
     large_model: str

@@ -20,7 +20,7 @@ from ccq_utils.common.progress import progress
 from ccq_utils.deploy import shards
 from ccq_utils.deploy.model_files import load_model
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder, with_modules
-from ccq_utils.models.encoding import Encoder
+from ccq_utils.models import encoding
 
 MANIFEST = "pipeline.json"
 CHUNK = 4096  # texts: their float vectors are held at once, 16 MB per 1,000 dims
@@ -35,15 +35,15 @@ class CompressedModel:
     model : a SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not
     codec : of ``ccq_utils.codecs.percentile``, fitted on this model's vectors or not yet: byte blocks or percentile
     card : Markdown that goes into the saved README.md, below how to use the model
-    encoding : how transformers are run (``encoding.WAYS``), for speed on a CPU; ``encoder.choice`` says what was chosen. It
-        belongs to the machine and is not saved
+    precision : what transformers compute in (``encoding.PRECISIONS``). It belongs to the machine and is not saved; the
+        attribute is ``float32`` or ``bfloat16``
 
     Raises
     ------
-    StudyError : a model with a ``truncate_dim`` of its own, an unknown encoding.
+    StudyError : a model with a ``truncate_dim`` of its own, an unknown precision.
     """
 
-    def __init__(self, model: SentenceTransformer, codec, card: str = "", encoding: str = "plain"):
+    def __init__(self, model: SentenceTransformer, codec, card: str = "", precision: str = "float32"):
         if model.truncate_dim is not None:
             raise StudyError(
                 f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members, or take fewer bytes"
@@ -51,7 +51,8 @@ class CompressedModel:
         if not isinstance(model[-1], Concat | Normalize):
             model = with_modules(model, [*model, Normalize()])
         self.model, self.codec, self.card = model, codec, card
-        self.encoder = Encoder(model, encoding)
+        self.precision = encoding.precision_here(precision)
+        self.encoder = encoding.with_precision(model, self.precision)
         self._marks = {}
 
     @classmethod
@@ -63,7 +64,7 @@ class CompressedModel:
         general: bool = False,
         output: str = "",
         device: str | None = "cpu",
-        encoding: str = "plain",
+        precision: str = "float32",
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile chose, with their weights.
 
@@ -98,7 +99,7 @@ class CompressedModel:
             made.fit(study.joined("training"), study.joined("calibration"))
         with on_device(device):
             model = ConcatTransformer(modules=[joined], device=device)
-        return cls(model, made, card.measured(study), encoding)
+        return cls(model, made, card.measured(study), precision)
 
     # ---- use ----------------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class CompressedModel:
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
     def _vectors(self, texts, task):
-        return self.encoder.encode(_checked(texts), task)
+        return encoding.encode(self.encoder, _checked(texts), task)
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
@@ -200,7 +201,7 @@ class CompressedModel:
             made.replace(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None, encoding: str = "plain") -> "CompressedModel":
+    def load(cls, folder: str | Path, device: str | None = None, precision: str = "float32") -> "CompressedModel":
         """What ``save`` wrote, on a device (see ``from_profile``).
 
         Raises
@@ -219,7 +220,7 @@ class CompressedModel:
         with on_device(device):
             whole = load_model(folder, device)
         model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
-        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, encoding)
+        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, precision)
         if codec_files.fingerprint(loaded.codec) != marks["codec"]:
             raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
         if len(whole) > count:

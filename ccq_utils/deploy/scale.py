@@ -31,7 +31,7 @@ from ccq_utils.deploy import shards
 from ccq_utils.deploy.engines import engine
 from ccq_utils.deploy.pipeline import CHUNK, CompressedModel, read_manifest
 from ccq_utils.deploy.shards import Part
-from ccq_utils.models.encoding import WAYS, check_way
+from ccq_utils.models.encoding import precision_here
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def encode_corpus(
     threads: int | None = None,
     device: str | None = "cpu",
     part: int = CHUNK,
-    encoding: str = "plain",
+    precision: str = "float32",
 ) -> Coded:
     """Encode a corpus with a saved model to a folder of shards; what an earlier run left there intact is kept.
 
@@ -91,7 +91,7 @@ def encode_corpus(
         worker takes one and the local engine what torch takes
     device : as of SentenceTransformer; ``cuda`` gives each Ray worker a GPU of its own
     part : texts per shard
-    encoding : how transformers are run (``encoding.WAYS``); not ``auto``, which may choose otherwise on each machine
+    precision : what transformers compute in (``encoding.PRECISIONS``); ``auto`` is decided here, for all workers
 
     Raises
     ------
@@ -101,19 +101,17 @@ def encode_corpus(
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
     if part < 1:
         raise StudyError(f"part {part} must be at least 1 text")
-    if check_way(encoding) == "auto":
-        accepted = ", ".join(way for way in WAYS if way != encoding)
-        raise StudyError(f"encoding 'auto' may differ between workers, and shards must not; choose one of: {accepted}")
+    precision = precision_here(precision)
     if engine_name == "ray" and threads is None:
         threads = 1
     marks, files, *_ = read_manifest(model)
-    marks = marks | {"encoding": encoding}
+    marks = marks | {"precision": precision}
     marks |= {"codec_file": files.get("codec/codec.safetensors", "")}  # with or without a corpus: other codes
     plan = plan_parts(texts, part)
     listed = shards.listed(out)
     missing = {piece.number for piece in plan if not shards.is_done(out, piece, marks, listed.get(piece.file, ""))}
     began, first = time.monotonic(), None
-    held, work = {}, partial(Coder, str(model), marks, threads, device=device, encoding=encoding)
+    held, work = {}, partial(Coder, str(model), marks, threads, device=device, precision=precision)
 
     def items():
         nonlocal first

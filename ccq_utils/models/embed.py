@@ -6,15 +6,14 @@ in a file where it is large: memory holds a shard, whatever the size of the corp
 """
 
 import hashlib
-import json
 from collections import defaultdict
-from dataclasses import asdict
 
 import numpy as np
 
-from ccq_utils.common.cache import Cache
+from ccq_utils.common.cache import Cache, computed_by, digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
+from ccq_utils.models import encoding
 from ccq_utils.models.base_models import BaseModel
 
 SHARD = 512  # texts: about 20 s of MiniLM on two cores
@@ -39,8 +38,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
                 f"text number {index} for {model.name!r} is {text!r}; give a string with at least one word"
             )
     prompt = model.prompts[kind]
-    choice = _choice(model, texts, prompt, cache)
-    store = f"{model.name}-{model.fingerprint[:16]}" + (f"-{choice.way}" if choice and choice.way != "plain" else "")
+    store = f"{model.name}-{digest(model.fingerprint, model.precision, computed_by())[:16]}"
     places = defaultdict(list)
     for place, text in enumerate(texts):
         places[_key(prompt + text)].append(place)
@@ -64,7 +62,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     starts = range(0, len(order), SHARD)
     for start in progress(starts, f"{model.name}: {len(order)} new texts") if order else ():
         chunk = order[start : start + SHARD]
-        vectors = _encode(model, [texts[places[key][0]] for key in chunk], prompt, choice)
+        vectors = _encode(model, [texts[places[key][0]] for key in chunk], prompt)
         cache.add_shard(store, {"keys": np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, 16), "vectors": vectors})
         put(chunk, vectors)
     return found
@@ -74,31 +72,8 @@ def _key(text):
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def _choice(model, texts, prompt, cache):
-    """How the model is run, None for plain; what was chosen on this machine is kept, and each way has a store of its own."""
-    if model.encoding == "plain":
-        return None
-    from ccq_utils.models import encoding  # sentence-transformers takes seconds to import
-
-    if model.encoding == "auto" and len(texts) < encoding.WORTH:
-        return None
-
-    def choose(folder):
-        choice = model.encoder.choose(texts, prompt=prompt or None)
-        (folder / "choice.json").write_text(json.dumps(asdict(choice)))
-
-    key = {"model": model.fingerprint, "asked": model.encoding, "machine": encoding.machine()}
-    held = json.loads((cache.artifact("encodings", key, choose) / "choice.json").read_text())
-    return encoding.Choice(**held)
-
-
-def _encode(model, texts, prompt, choice):
-    if choice is None:
-        vectors = model.model.encode(texts, prompt=prompt or None, batch_size=model.batch_size, show_progress_bar=False)
-    else:
-        model.encoder.choice = choice
-        vectors = model.encoder.encode(texts, prompt=prompt or None)
-    vectors = np.asarray(vectors, dtype=np.float32)
+def _encode(model, texts, prompt):
+    vectors = encoding.encode(model.encoder, texts, prompt=prompt or None)
     normalise(vectors, f"model {model.name!r}")
     return vectors
 
