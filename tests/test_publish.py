@@ -1,5 +1,6 @@
 """Publishing: what is removed, what is kept and what is refused."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from ccq_utils import cli
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
+from ccq_utils.run import report as run_report
 from ccq_utils.run import runner
-from ccq_utils.run.publish import claims_markdown, clean, goals_markdown, publish, speed_markdown
+from ccq_utils.run.publish import claims_markdown, goals_markdown, publish, with_outputs, with_times
 
 PROFILE = """\
 name: default
@@ -35,6 +37,12 @@ def executed_notebook(*outputs):
     return notebook
 
 
+def published(executed, name):
+    source = new_notebook(cells=[new_markdown_cell("# New title")])
+    source.cells += [new_code_cell('profile = "default"'), new_code_cell("work()", metadata={"tags": ["kept"]})]
+    return with_outputs(source, executed, name)
+
+
 def stream(text, name="stdout"):
     return new_output("stream", text=text, name=name)
 
@@ -44,9 +52,11 @@ def result(**data):
 
 
 def test_traces_of_the_run_are_removed_and_outputs_kept():
-    notebook = clean(executed_notebook(stream("0.5\n"), stream(" \n", "stderr"), result(**{"text/plain": "7"})), "01_a")
+    notebook = published(
+        executed_notebook(stream("0.5\n"), stream(" \n", "stderr"), result(**{"text/plain": "7"})), "01_a"
+    )
     nbformat.validate(notebook)
-    assert [cell.source for cell in notebook.cells] == ["# Title", 'profile = "default"', "work()"]
+    assert [cell.source for cell in notebook.cells] == ["# New title", 'profile = "default"', "work()"]
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
     work = notebook.cells[-1]
     assert work.metadata == {"tags": ["kept"]}
@@ -58,10 +68,10 @@ def test_traces_of_the_run_are_removed_and_outputs_kept():
     }
 
 
-def test_streams_are_joined_in_place_and_progress_bars_keep_their_end():
-    pieces = [stream("a\n\r 0%"), stream("\r50%"), stream("\r100%\n"), result(**{"text/plain": "7"}), stream("b\n")]
-    first, _, last = clean(executed_notebook(*pieces), "01_a").cells[-1].outputs
-    assert first.text == "a\n100%\n" and last.text == "b\n"
+def test_streams_are_joined_in_place():
+    pieces = [stream("a\n"), stream("b\n"), result(**{"text/plain": "7"}), stream("c\n")]
+    first, _, last = published(executed_notebook(*pieces), "01_a").cells[-1].outputs
+    assert first.text == "a\nb\n" and last.text == "c\n"
 
 
 @pytest.mark.parametrize("folder", [str(paths.ROOT), str(Path.home()), sys.prefix])
@@ -69,19 +79,19 @@ def test_streams_are_joined_in_place_and_progress_bars_keep_their_end():
 def test_a_path_of_this_machine_is_refused(folder, kind):
     text = f"read from {folder}/table.csv"
     with pytest.raises(StudyError, match=r"01_a, cell \[2\] shows a path of this machine"):
-        clean(executed_notebook(stream(text) if kind == "stream" else result(**{kind: text})), "01_a")
+        published(executed_notebook(stream(text) if kind == "stream" else result(**{kind: text})), "01_a")
 
 
 def test_pictures_and_longer_names_are_no_paths():
     output = result(**{"image/png": f"{Path.home()}/abc", "text/plain": f"see{Path.home()} and {Path.home()}less"})
-    clean(executed_notebook(output), "01_a")
+    published(executed_notebook(output), "01_a")
 
 
 def test_stderr_and_errors_are_refused():
     with pytest.raises(StudyError, match=r"01_a, cell \[2\] wrote to stderr: UserWarning: careful"):
-        clean(executed_notebook(stream("UserWarning: careful\n", "stderr")), "01_a")
+        published(executed_notebook(stream("UserWarning: careful\n", "stderr")), "01_a")
     with pytest.raises(StudyError, match=r"01_a, cell \[2\] ended in ValueError: no"):
-        clean(executed_notebook(new_output("error", ename="ValueError", evalue="no", traceback=[])), "01_a")
+        published(executed_notebook(new_output("error", ename="ValueError", evalue="no", traceback=[])), "01_a")
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ def finished(tmp_path, monkeypatch):
     (tmp_path / "build" / "default").mkdir(parents=True)
     (tmp_path / "notebooks" / "profiles" / "default.yaml").write_text(PROFILE)
     source = tmp_path / "notebooks" / "01_a.ipynb"
-    nbformat.write(clean(executed_notebook(), "01_a"), source)
+    nbformat.write(published(executed_notebook(), "01_a"), source)
     nbformat.write(executed_notebook(stream("0.5\n")), tmp_path / "build" / "default" / "01_a.ipynb")
     job = runner.Run()
     job.state["01_a"] = runner.NotebookState(job.input_hash(source), finished=True)
@@ -130,17 +140,12 @@ def test_goals_stand_side_by_side_and_reached_ones_are_bold(tmp_path):
         (tmp_path / name).mkdir()
         row = {"factor": 48, "goal": 0.98, "general text": 0.96, "own corpus": own}
         row |= {"best_other": "OPQ, own corpus", "best_other_retention": 0.95}
-        paths_.append(tmp_path / name / "05_goals.csv")
+        paths_.append(tmp_path / name / "07_goals.csv")
         pd.DataFrame([row]).to_csv(paths_[-1], index=False)
-    *_, line, _, beaten = goals_markdown(paths_).splitlines()
-    assert beaten.endswith("Holm): no method on any task.")
-    columns = ("method", "fitted_on", "factor", "task", "ahead", "verdict")
-    rows = [("int4", "general text", 48, "mean", -0.0221, "worse"), ("PQ", "general text", 48, "mean", 0.1, "better")]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "wiki" / "05_peers.csv", index=False)
-    assert goals_markdown(paths_).endswith("Holm): int4 (general text, 48x, mean of `wiki`: +0.022).")
+    *_, line = goals_markdown(paths_).splitlines()
     best = "0.950 (OPQ, own corpus)"
     assert line == f"| 48x | 0.98 | 0.960 | **0.991** | {best} | 0.960 | 0.975 | {best} |"
-    assert goals_markdown([tmp_path / "nowhere" / "05_goals.csv"]) == ""
+    assert goals_markdown([tmp_path / "nowhere" / "07_goals.csv"]) == ""
 
 
 def test_summary_tells_what_is_contradicted_from_what_is_not_decided(tmp_path):
@@ -160,23 +165,21 @@ def test_summary_tells_what_is_contradicted_from_what_is_not_decided(tmp_path):
     assert "* **This study's own**: reproduced: S1 (`default`)." in lines
 
 
-def test_the_readmes_tables_are_those_of_the_committed_results():
+def test_the_readmes_numbers_are_those_of_the_committed_results():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     folders = [paths.results_folder(name) for name in ("default", "wiki")]
-    if not all((folder / "06_claims.csv").is_file() for folder in folders):
+    if not all(list(folder.glob("*_scores.parquet")) for folder in folders):
         pytest.skip("no committed results")
     assert claims_markdown(folder / "06_claims.csv" for folder in folders) in text
-    assert goals_markdown(folder / "05_goals.csv" for folder in folders) in text
+    assert goals_markdown(folder / "07_goals.csv" for folder in folders) in text
+    assert with_times(text, run_report.read(folders[0])["cold_run"]) == text
 
 
-def test_speed_table_marks_what_is_reached_and_takes_full_runs_in(tmp_path):
-    head = "what,way,against,ratio,goal,reached,above_floor\n"
-    (tmp_path / "08_goals.csv").write_text(f"{head}encoding,bf16,plain,4.41,3.5,yes,\nstep,sums,loop,1.9,3,no,\n")
-    lines = speed_markdown(tmp_path / "08_goals.csv", tmp_path).splitlines()
-    assert lines[2:] == ["| encoding | bf16 | plain | **4.4** | 3.5 |  |", "| step | sums | loop | 1.9 | 3 |  |"]
-    (tmp_path / "search_1000.csv").write_text(
-        "what,documents,queries,way,ratio,ratio_to_product,goal,reached,above_floor\n"
-        "search,1000,64,flat,1,0.5,,,9\nsearch,1000,64,two steps,30,4.5,10,no,2.5\n"
-    )
-    *_, last = speed_markdown(tmp_path / "08_goals.csv", tmp_path).splitlines()
-    assert last == "| search 1,000 documents, 64 at once | two steps | float vectors, matrix product | 4.5 | 10 | 2.5 |"
+def test_times_come_from_the_last_cold_run():
+    text = "Takes <!-- time:study -->?<!-- end -->, <!-- time:02 --><!-- end --> in 02, at <!-- time:memory -->?<!-- end -->."
+    cold = {"seconds": 610.0, "notebooks": {"01_a": [520.0, 2140.0], "02_b": [80.0, None]}}
+    plain = re.sub("<!--.*?-->", "", with_times(text, cold))
+    assert plain == "Takes 10 minutes, 80 seconds in 02, at 2.1 GB."
+    assert with_times(with_times(text, cold), cold) == with_times(text, cold)
+    with pytest.raises(StudyError, match="no run was cold yet"):
+        with_times(text, None)

@@ -53,6 +53,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", root / "notebooks")
     monkeypatch.setattr(paths, "BUILD", root / "build")
     monkeypatch.setattr("ccq_utils.data.profile.PROFILES", root / "notebooks" / "profiles")
+    monkeypatch.setenv("CCQ_CACHE", str(root / "cache"))
     (root / "notebooks" / "profiles").mkdir(parents=True)
     (root / "notebooks" / "profiles" / "mini.yaml").write_text(PROFILE)
     (root / "pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2", "model2vec[distill]"]\n')
@@ -104,6 +105,27 @@ def test_real_kernels_run_in_order_and_an_unchanged_study_is_skipped(study, capf
     assert f"{sys.executable} mini" in text
     assert ccq() == 0
     assert capfd.readouterr().err.count("unchanged, skipped") == 3
+
+
+def test_a_full_cache_is_no_cold_run(study, executed):
+    (study / "cache" / "embeddings").mkdir(parents=True)
+    assert ccq() == 0
+    report = json.loads((study / "data" / "results" / "mini" / "run_report.json").read_text())
+    assert not report["cold"] and report["cold_run"] is None
+
+
+def test_the_log_says_what_a_kernel_is_doing_and_outputs_do_not(study, monkeypatch, capfd):
+    slow = "import time\nfrom ccq_utils.common.progress import progress\n"
+    slow += "for _ in progress(range(4), 'encoding'): time.sleep(0.8)"
+    write_notebook(study / "notebooks", "01_first", slow)
+    monkeypatch.setattr(runner, "EVERY", 0.5)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert ccq("--only", "1") == 0
+    assert "01_first: cell 4 of 5, elapsed 0:0" in (error := capfd.readouterr().err) and "encoding: 1 of 4" in error
+    notebook = nbformat.read(study / "build" / "mini" / "01_first.ipynb", as_version=4)
+    assert not any("encoding" in str(cell.outputs) for cell in notebook.cells if cell.cell_type == "code")
+    (entry,) = runner.run_report.read(study / "data" / "results" / "mini")["notebooks"]
+    assert entry["peak_memory_mb"] is None or entry["peak_memory_mb"] > 20
 
 
 def test_a_failed_cell_is_explained_and_the_next_call_resumes_there(study, capfd):
@@ -184,12 +206,13 @@ def test_a_changed_cell_reruns_its_notebook_and_those_that_read_other_tables_the
     assert executed == ["01_first", "02_second", "03_third"]
 
 
-def test_outputs_and_metadata_of_the_source_do_not_matter(study, executed):
+def test_outputs_and_prose_and_metadata_of_the_source_do_not_matter(study, executed):
     assert ccq() == 0
     source = study / "notebooks" / "01_first.ipynb"
     notebook = nbformat.read(source, as_version=4)
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="an output")]
     notebook.metadata["language_info"] = {"name": "python"}
+    notebook.cells[0].source = "# Better prose"
     nbformat.write(notebook, source)
     executed.clear()
     assert ccq() == 0
@@ -257,7 +280,7 @@ def test_unwritable_output_is_one_line(study, executed, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert ccq("--output", tmp_path / "file" / "out") == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"ccq: cannot write into {tmp_path / 'file' / 'out'}") and "--output DIR" in error
+    assert error.startswith(f"ccq: cannot write to {tmp_path / 'file' / 'out'}") and "choose another folder" in error
     assert error.count("\n") == 1 and executed == []
 
 
@@ -267,7 +290,7 @@ def test_full_disk_is_one_line(study, monkeypatch, capsys):
 
     monkeypatch.setattr(papermill, "execute_notebook", full)
     assert ccq() == 2
-    assert "No space left on device); choose another place with --output DIR" in capsys.readouterr().err
+    assert "is full; free space and run again: what is finished is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"01_first": {"finished": "maybe"}}'])
@@ -294,14 +317,17 @@ def test_report_and_summary(study, executed, capsys, tmp_path):
     assert ccq() == 0
     printed = capsys.readouterr().out
     assert "joining helps" in printed and "0.123" in printed and "0.123456" not in printed
-    assert str(study / "build" / "mini") in printed and "peak MB" in printed
+    assert str(study / "build" / "mini") in printed and "peak MB" in printed and "(cold: empty cache" in printed
     report = json.loads((results / "run_report.json").read_text())
     assert report["profile"] == "mini" and report["seed"] == 20251004 and report["git_commit"] is None
     assert set(report["packages"]) == {"numpy", "model2vec"}
     assert [entry["name"] for entry in report["notebooks"]] == ["01_first", "02_second", "03_third"]
     assert not any(entry["skipped"] for entry in report["notebooks"])
     assert str(tmp_path) not in json.dumps(report)
+    assert report["cold"] and list(report["cold_run"]["notebooks"]) == ["01_first", "02_second", "03_third"]
+    cold = report["cold_run"]
     assert ccq("--only", "2", "--force") == 0
     report = json.loads((results / "run_report.json").read_text())
     assert [entry["skipped"] for entry in report["notebooks"]] == [True, False, True]
+    assert not report["cold"] and report["cold_run"] == cold, "times of the last cold run are handed on"
     assert "02_second: started, last run took 0:00" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A corpus to shards and sweeps, on both engines; a real Ray cluster of two nodes, whose workers and driver are killed."""
+"""A corpus to shards, on both engines; a real Ray cluster of two nodes, whose workers and driver are killed."""
 
 import errno
 import gzip
@@ -21,14 +21,12 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy import engines, scale, shards
 from ccq_utils.deploy.engines import engine
 from ccq_utils.deploy.modules import Concat, ConcatTransformer
 from ccq_utils.deploy.pipeline import CompressedModel
 from ccq_utils.deploy.scale import encode_corpus
-from ccq_utils.run.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT, PART = 240, 16
@@ -331,7 +329,7 @@ def test_without_ray_the_extra_is_named(home, monkeypatch, capsys):
 
 def test_ray_is_not_imported_unless_asked_for(home, tmp_path):
     code = (
-        "import sys; from ccq_utils import cli; from ccq_utils import scale, sweep;"
+        "import sys; from ccq_utils import cli; from ccq_utils import scale;"
         f" assert cli.main(['encode', {str(home / 'model')!r}, {str(home / 'texts.jsonl')!r}, {str(tmp_path)!r}]) == 0;"
         " assert 'ray' not in sys.modules"
     )
@@ -450,32 +448,6 @@ def test_demonstration_compares_the_engines(home, cluster):
         ["ray", 2, 240],
     ]
     assert table["equal_bytes"].all() and (table["texts_per_second"] > 0).all()
-
-
-@pytest.mark.slow
-def test_a_sweep_runs_real_notebooks_on_the_cluster_and_resumes(home, cluster, tmp_path, monkeypatch):
-    checkout = home / "checkout"
-    for name, place in (("ROOT", ""), ("NOTEBOOKS", "notebooks"), ("BUILD", "build")):
-        monkeypatch.setattr(paths, name, checkout / place)
-    monkeypatch.setattr("ccq_utils.data.profile.PROFILES", checkout / "notebooks" / "profiles")
-    (checkout / "notebooks" / "broken").touch()
-    where = ["--engine", "ray", "--address", cluster, "--output", str(tmp_path)]
-    assert cli.main(["sweep", "one", "two", *where]) == 1
-    table = pd.read_csv(tmp_path / "sweep.csv")
-    assert table["outcome"].tolist() == ["ok", "ok", "failed", "not run"]
-    assert "AssertionError: the bridge is down" in table["problem"][2]
-    assert (tmp_path / "one" / "results" / "02_second.csv").read_text() == "one"
-    (checkout / "notebooks" / "broken").unlink()
-    table = sweep(["one", "two"], "", str(tmp_path), "ray", cluster)
-    assert table["outcome"].tolist() == ["ok"] * 4 and table["profile"].tolist() == ["one", "one", "two", "two"]
-    assert (table["seconds"] > 0).all() and (table["peak_memory_mb"] > 0).all()
-    assert (tmp_path / "one" / "run.log").read_text().count("unchanged, skipped") == 2
-    table = sweep(["one", "two"], "2", str(tmp_path))  # nothing is left to do for the other engine
-    assert table["notebook"].tolist() == ["02_second"] * 2 and "skipped" in (tmp_path / "two" / "run.log").read_text()
-    with pytest.raises(StudyError, match="profile 'one' stands twice in the sweep"):
-        sweep(["one", "one"], "", str(tmp_path))
-    with pytest.raises(StudyError, match="unknown notebook '07'"):
-        sweep(["one"], "07", str(tmp_path))
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ from ccq_utils.analyses.bench_search import PRODUCT, TWO_STEPS, search_speed
 from ccq_utils.analyses.bench_training import WRITTEN, step_speed
 from ccq_utils.common import paths
 from ccq_utils.common.cache import writing_to
+from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.pipeline import FACTOR
 from ccq_utils.models import encoding
-from ccq_utils.run.report import processor
 from ccq_utils.study import figures
 from ccq_utils.study.retention import sides
 from ccq_utils.study.study import Study

@@ -27,3 +27,8 @@ def figures_folder(profile: str, output: str = "") -> Path:
 def executed_folder(profile: str, output: str = "") -> Path:
     """The executed notebooks of a profile: ``build/PROFILE``, or ``OUTPUT/notebooks`` where an output folder is given."""
     return Path(output).resolve() / "notebooks" if output else BUILD / profile
+
+
+def shown(path: Path) -> str:
+    """A path as the reader would type it: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,24 +1,41 @@
 """What a run leaves beside its tables (``run_report.json``) and prints at its end."""
 
-import importlib.metadata
 import json
-import os
-import platform
-import re
-import subprocess
-import tomllib
 from pathlib import Path
 
 from ccq_utils.common import paths
+from ccq_utils.common.environment import environment
+from ccq_utils.common.files import write_atomically
+from ccq_utils.common.paths import shown
+from ccq_utils.common.progress import clock
 
 NAME = "run_report.json"
 CLAIMS = "06_claims.csv"
 CLAIM_COLUMNS = ["claim", "statement", "measured", "low", "high", "verdict"]
-SOURCES = ["ccq_utils", "notebooks", "pyproject.toml", "requirements.lock"]
 
 
-def write(job, source: dict, executed: list[str], run_seconds: float) -> None:
-    """Write the report of a ``runner.Run``; notebooks that were not ``executed`` now keep their earlier seconds."""
+def read(results: Path) -> dict:
+    """The report in a results folder; empty where there is none or it cannot be read."""
+    try:
+        report = json.loads((results / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def write(job, source: dict, executed: list[str], seconds: float, empty_cache: bool) -> None:
+    """Write the report of a ``runner.Run``.
+
+    A run is *cold* if its cache was empty and no notebook was skipped. Times that are stated anywhere come from
+    ``cold_run``, the last such run; later runs hand it on.
+
+    Args:
+        job: The run.
+        source: What ``source_version`` said at the start.
+        executed: Notebooks that were not skipped.
+        seconds: What the whole run took.
+        empty_cache: Whether the cache was empty at the start.
+    """
     notebooks = [
         {
             "name": path.stem,
@@ -29,79 +46,27 @@ def write(job, source: dict, executed: list[str], run_seconds: float) -> None:
         for path in job.notebooks
         if path.stem in job.state and job.state[path.stem].finished
     ]
-    report = {
-        "profile": job.profile.name,
-        "seed": job.profile.seed,
-        **source,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "processor": processor(),
-        "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
-        "packages": direct_versions(),
-        "notebooks": notebooks,
-        "total_seconds": round(sum(entry["seconds"] for entry in notebooks), 1),
-        "run_seconds": round(run_seconds, 1),
-        "tables": {name: digest for path in job.notebooks for name, digest in job.tables(path).items()},
-    }
-    partial = job.results / f"{NAME}.partial"
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, job.results / NAME)
-
-
-def processor() -> str:
-    """The processor's name and the widest vector instructions it offers, which decide the last digits of a sum."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    named = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in named.items()}
-    widest = [
-        flag
-        for flag in ("avx512f", "avx2", "asimd")
-        if flag in (fields.get("flags") or fields.get("Features", "")).split()
-    ]
-    return " ".join([fields.get("model name", platform.machine()), *widest[:1]])
-
-
-def source_version() -> dict:
-    """Commit of the checkout (None where there is none) and whether its sources differ from that commit."""
-
-    def git(*arguments):
-        command = ["git", "-C", str(paths.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.ROOT.resolve():
-            return {"git_commit": None, "git_dirty": None}
-        present = [name for name in SOURCES if (paths.ROOT / name).exists()]
-        return {
-            "git_commit": git("rev-parse", "HEAD"),
-            "git_dirty": bool(git("status", "--porcelain", "--", *present)),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {"git_commit": None, "git_dirty": None}
-
-
-def direct_versions() -> dict[str, str]:
-    """Installed versions of the packages that ``pyproject.toml`` names."""
-    try:
-        project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    except (OSError, KeyError):
-        return {}
-    names = sorted(re.match(r"[\w.-]+", line).group() for line in project["dependencies"])
-    return {name: importlib.metadata.version(name) for name in names}
+    report = {"profile": job.profile.name, "seed": job.profile.seed, **source, **environment()}
+    report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
+    report["seconds"] = round(seconds, 1)
+    report["notebooks"] = notebooks
+    if report["cold"]:
+        about = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
+        times = {each["name"]: [each["seconds"], each["peak_memory_mb"]] for each in notebooks}
+        report["cold_run"] = about | {"notebooks": times}
+    else:
+        report["cold_run"] = read(job.results).get("cold_run")
+    report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
+    with write_atomically(job.results / NAME, "w") as file:
+        file.write(json.dumps(report, indent=2) + "\n")
 
 
 def expected_seconds(job, name: str) -> float | None:
     """Seconds that the notebook took in the last report of this profile, here or in the checkout."""
     for folder in (job.results, paths.results_folder(job.profile.name)):
-        try:
-            notebooks = json.loads((folder / NAME).read_text(encoding="utf-8"))["notebooks"]
-            return next(float(entry["seconds"]) for entry in notebooks if entry["name"] == name)
-        except (OSError, ValueError, TypeError, KeyError, StopIteration):
-            continue
+        for entry in read(folder).get("notebooks", []):
+            if entry["name"] == name:
+                return entry["seconds"]
     return None
 
 
@@ -109,8 +74,9 @@ def show(job) -> None:
     """Print where to look, what each notebook took and, where there is one, the table of claims."""
     import pandas as pd  # a second of import that an error message should not wait for
 
-    report = json.loads((job.results / NAME).read_text(encoding="utf-8"))
-    print(f"\nProfile {job.profile.name}: done in {clock(report['run_seconds'])}.\n")
+    report = read(job.results)
+    how = "cold: empty cache, nothing skipped" if report["cold"] else "warm"
+    print(f"\nProfile {job.profile.name}: done in {clock(report['seconds'])} ({how}).\n")
     for label, folder in (("executed notebooks", job.executed), ("tables", job.results), ("figures", job.figures)):
         print(f"  {label:<19}{shown(folder)}")
     notebooks = pd.DataFrame(report["notebooks"])
@@ -122,13 +88,3 @@ def show(job) -> None:
         claims = pd.read_csv(job.results / CLAIMS)
         claims = claims[[name for name in CLAIM_COLUMNS if name in claims]]
         print(f"\n{claims.to_string(index=False, max_colwidth=60, float_format='{:.3f}'.format)}")
-
-
-def shown(path: Path) -> str:
-    """A path as the reader would type it: relative where it lies below the working directory."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def clock(seconds: float | None) -> str:
-    """Seconds as minutes:seconds, ``?`` where unknown."""
-    return "?" if seconds is None else "{}:{:02d}".format(*divmod(round(seconds), 60))

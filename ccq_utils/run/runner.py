@@ -4,37 +4,39 @@ A notebook is up to date when everything that it was made from (``Run.input_hash
 tables that it wrote are still as it left them. Notebook ``NN_name`` writes tables whose names start with ``NN_``.
 """
 
-import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
+import tempfile
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 
-from ccq_utils.common import paths
+from ccq_utils.common import environment, files, paths
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.progress import EVERY, clock, quiet_libraries
 from ccq_utils.data.profile import load_profile, profile_path
 from ccq_utils.run import report as run_report
-from ccq_utils.run.watch import ENGINE, Watch
 
 NOT_HASHED = {"run", "cli.py"}
 """Sub-packages and modules that notebooks' results do not depend on."""
 
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 QUIET = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # ipykernel's debugger otherwise warns about frozen modules
     "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel "python3" of this environment, not one of the user's folder
-    "TQDM_DISABLE": "1",  # bars inside notebooks are for people who run them by hand
     "PYTHONWARNINGS": "ignore:texts longer than:UserWarning",  # which a member cuts: said to whoever encodes by hand
 }
 
@@ -50,16 +52,15 @@ class NotebookState:
     hash: str
     finished: bool = False
     seconds: float = 0.0
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float | None = None
     tables: dict[str, str] = field(default_factory=dict)
 
 
 class Run:
     """One profile's notebooks, folders and the state that is kept between calls.
 
-    Raises
-    ------
-    StudyError : an unknown or invalid profile, no notebooks, or a folder that cannot be written.
+    Raises:
+        StudyError: An unknown or invalid profile, no notebooks, or a folder that cannot be written.
     """
 
     def __init__(self, profile: str = "default", output: str = ""):
@@ -85,20 +86,16 @@ class Run:
         return chosen
 
     def input_hash(self, notebook: Path) -> str:
-        """sha256 over what a notebook is made from: cells, profile, package, lock, tables of earlier notebooks."""
-        try:
-            cells = nbformat.read(notebook, as_version=4).cells
-        except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
-            raise StudyError(f"{notebook.name} is not a readable notebook; restore it") from error
+        """sha256 over what a notebook is made from: code, profile, package, lock, tables of earlier notebooks."""
+        code = [(cell.source, cell.metadata.get("tags", [])) for cell in code_cells(read_notebook(notebook))]
         package = Path(__file__).parents[1]
         modules = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
-        earlier = [path for path in self.notebooks if path.name < notebook.name]
         parts = {
-            "cells": [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells],
+            "code": code,
             "profile": self.profile.model_dump_json(),
             "package": {str(name): _sha256(path) for name, path in modules.items() if name.parts[0] not in NOT_HASHED},
             "lock": _sha256(paths.ROOT / "requirements.lock"),
-            "tables": {path.stem: self.tables(path) for path in earlier},
+            "tables": {path.stem: self.tables(path) for path in self.notebooks if path.name < notebook.name},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -118,50 +115,42 @@ class Run:
             and state.tables == self.tables(notebook)
         )
 
-    def execute(self, notebook: Path, expected: float | None = None) -> None:
-        """Run one notebook and record it; ``expected`` seconds are shown beside the elapsed time."""
+    def execute(self, notebook: Path) -> None:
+        """Run one notebook and record it."""
         state = self.state[notebook.stem] = NotebookState(self.input_hash(notebook))
         self._save_state()
-        label = f"last run took {run_report.clock(expected)}"  # that run may have had a cache
-        bar_format = f"{notebook.stem}: cell {{n_fmt}} of {{total_fmt}}, elapsed {{elapsed}}, {label}"
-        progress = {"bar_format": bar_format, "ncols": shutil.get_terminal_size().columns, "leave": False}
-        terminal = sys.stderr.isatty()
-        if not terminal:
-            _say(f"{notebook.stem}: started, {label}")
         started = time.monotonic()
-        with Watch() as watch:
+        expected = run_report.expected_seconds(self, notebook.stem)
+        with Watch(notebook.stem, len(read_notebook(notebook).cells) + 1, expected) as watch:
             try:
                 papermill.execute_notebook(
                     notebook,
                     self.executed / notebook.name,
                     parameters=self.parameters,
-                    engine_name=ENGINE,
                     kernel_name="python3",
                     language="python",
                     cwd=paths.NOTEBOOKS,
-                    progress_bar=progress if terminal else False,
+                    progress_bar=False,
                     extra_arguments=["--log-level=CRITICAL"],  # the kernel program logs into our progress lines
-                    watch=watch,
+                    on_cell_execute=watch.begin_cell,
+                    on_cell_executed=watch.end_cell,
                 )
             except (PapermillExecutionError, DeadKernelError) as error:
-                raise NotebookFailed(self._explain(notebook, error, watch)) from error
+                raise NotebookFailed(self._explain(notebook, error)) from error
         state.seconds = round(time.monotonic() - started, 1)
         state.peak_memory_mb = watch.peak_memory_mb
         state.tables = self.tables(notebook)
         state.finished = True
         self._save_state()
-        _say(f"{notebook.stem}: done, elapsed {run_report.clock(state.seconds)}, {state.peak_memory_mb:.0f} MB")
+        memory = "" if state.peak_memory_mb is None else f", {state.peak_memory_mb:.0f} MB"
+        _say(f"{notebook.stem}: done, elapsed {clock(state.seconds)}{memory}")
 
     def check_writable(self) -> None:
         """Make the folders; raise ``StudyError`` where one cannot be written."""
         for folder in (self.executed, self.results, self.figures):
-            probe = folder / ".write_probe"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe.write_bytes(b"probe")
-                probe.unlink()
-            except OSError as error:
-                raise _cannot_write(folder, error) from error
+            with files.write_atomically(folder / ".write_probe") as probe:
+                probe.write(b"probe")
+            (folder / ".write_probe").unlink()
 
     def _load_state(self):
         try:
@@ -169,53 +158,110 @@ class Run:
         except OSError:  # nothing has been run yet
             return {}
         except ValidationError:
-            _say(f"{run_report.shown(self.state_file)} is damaged; all notebooks count as not run")
+            _say(f"{paths.shown(self.state_file)} is damaged; all notebooks count as not run")
             return {}
 
     def _save_state(self):
-        partial = self.state_file.with_suffix(".partial")
-        content = {name: asdict(state) for name, state in self.state.items()}
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.state_file)
+        with files.write_atomically(self.state_file, "w") as file:
+            json.dump({name: asdict(state) for name, state in self.state.items()}, file, indent=2)
 
-    def _explain(self, notebook, error, watch):
+    def _explain(self, notebook, error):
         if isinstance(error, DeadKernelError):
             place = "the kernel died"
-            held = f"it last held {watch.memory_mb:.0f} MB"
-            problem = f"most likely out of memory ({held}); close programs, or use a smaller profile"
+            problem = "most likely out of memory; close programs, or use a smaller profile"
         else:
             lines = [line.strip() for line in error.source.splitlines() if line.strip()]
             place = f"cell [{error.exec_count}] failed: {(lines or [''])[0]}"
             message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
             problem = message if error.ename == "StudyError" else f"{error.ename}: {message}"
-            if error.ename == "OSError" and any(f"[Errno {number}]" in message for number in FULL_DISK):
-                problem += " (free some space, or choose another place with --output DIR)"
-        executed = run_report.shown(self.executed / notebook.name)
+        executed = paths.shown(self.executed / notebook.name)
         return f"{notebook.stem}: {place}\n  {problem}\n  so far: {executed}; earlier notebooks are kept"
 
 
-def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
-    """Run a profile's notebooks, or ``only`` one; returns the exit code (0, 1 for a failed cell, 130 for Ctrl-C).
+class Watch(threading.Thread):
+    """Says how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
 
-    Raises
-    ------
-    StudyError : as ``Run`` does; an unknown notebook; a full disk.
+    Args:
+        label: The notebook's name.
+        cells: How many it has.
+        expected: Seconds that it took before, if known; that run may have had a cache.
+    """
+
+    def __init__(self, label: str, cells: int, expected: float | None):
+        super().__init__(daemon=True)
+        self.label, self.cells, self.cell = label, cells, 0
+        self.before = f"last run took {clock(expected)}"
+        self.peak_memory_mb: float | None = None
+        self.since, self.ended, self.terminal = time.monotonic(), threading.Event(), sys.stderr.isatty()
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="ccq-")
+        os.environ["CCQ_PROGRESS"] = str(Path(self.folder.name) / "line")
+        _say(f"{self.label}: started, {self.before}")
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.join()
+        os.environ.pop("CCQ_PROGRESS")
+        self.folder.cleanup()
+        if self.terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def begin_cell(self, cell_index: int, **_) -> None:
+        """Called by nbclient."""
+        self.cell = cell_index + 1
+
+    def end_cell(self, **_) -> None:
+        """Called by nbclient. The kernel still lives, so Linux tells the most memory that it ever held."""
+        for child in psutil.Process().children():
+            with suppress(OSError):
+                status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+                if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                    self.peak_memory_mb = max(self.peak_memory_mb or 0.0, round(int(peak[1]) * 1.024e-3, 1))
+
+    def run(self) -> None:
+        """Speak until the ``with`` block ends."""
+        while not self.ended.wait(1 if self.terminal else EVERY):
+            line = f"{self.label}: cell {self.cell} of {self.cells}, elapsed {clock(time.monotonic() - self.since)}"
+            with suppress(OSError):
+                step = Path(os.environ["CCQ_PROGRESS"]).read_text(encoding="utf-8")
+                line += f"; {step}" if step else ""
+            if self.terminal:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)
+            else:
+                _say(line)
+
+
+def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
+    """Run a profile's notebooks, or ``only`` one.
+
+    Returns:
+        The exit code: 0, 1 for a failed cell, 130 for Ctrl-C.
+
+    Raises:
+        StudyError: As ``Run`` does; an unknown notebook; a full disk.
     """
     os.environ.update(QUIET)
+    quiet_libraries()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     job = Run(profile, output)
     chosen = job.choose(only)
     job.check_writable()
-    source, started, executed = run_report.source_version(), time.monotonic(), []
+    empty_cache = not any(paths.cache_folder().glob("*"))
+    source, started, executed = environment.source_version(), time.monotonic(), []
     notebook = chosen[0]
     try:
-        for notebook in chosen:
-            if not force and job.up_to_date(notebook):
-                _say(f"{notebook.stem}: unchanged, skipped")
-                continue
-            job.execute(notebook, run_report.expected_seconds(job, notebook.stem))
-            executed.append(notebook.stem)
-        run_report.write(job, source, executed, time.monotonic() - started)
+        with files.writing_to(job.executed):
+            for notebook in chosen:
+                if not force and job.up_to_date(notebook):
+                    _say(f"{notebook.stem}: unchanged, skipped")
+                    continue
+                job.execute(notebook)
+                executed.append(notebook.stem)
+            run_report.write(job, source, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
         _say(
             f"interrupted in {notebook.stem}; finished notebooks are kept, the same command (no --force) resumes there"
@@ -224,16 +270,22 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
     except NotebookFailed as failure:
         _say(f"ccq: {failure}")
         return 1
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise _cannot_write(job.executed, error) from error
     run_report.show(job)
     return 0
 
 
-def _cannot_write(folder, error):
-    return StudyError(f"cannot write into {folder} ({error.strerror}); choose another place with --output DIR")
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook; ``StudyError`` names one that cannot be read."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        raise StudyError(f"{path.name} is not a readable notebook; restore it") from error
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The cells that are run, without the parameters that papermill injects."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
 def _sha256(path):
