@@ -7,8 +7,8 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.faiss_index import export_faiss, faiss_index
-from ccq_utils.codecs.percentile import LshCodec, load_faiss, search
+from ccq_utils.codecs.faiss_index import export_faiss, faiss_index, load_faiss
+from ccq_utils.codecs.percentile import LshCodec, search
 from ccq_utils.codecs.two_step_search import GROUPS, CodeIndex, _pack, _unpack, group_numbers
 from ccq_utils.common.errors import StudyError
 

@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from ccq_utils.analyses.timing import race
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.percentile import load_faiss, search
+from ccq_utils.codecs.faiss_index import load_faiss
+from ccq_utils.codecs.percentile import search
 from ccq_utils.codecs.two_step_search import CodeIndex
 from ccq_utils.common.errors import StudyError
 from ccq_utils.models.embed import normalise

@@ -11,9 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from ccq_utils.analyses.timing import alternate
 from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.ideal import OnEqualised
 from ccq_utils.codecs.peers import DRAWN, PEERS, bitbudget_scores, make_peer
-from ccq_utils.codecs.percentile import load_faiss, search
+from ccq_utils.codecs.percentile import search
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress

@@ -285,7 +285,7 @@ class BlockCodec:
 
         faiss wants blocks of equal width: each is padded with zeros to the widest. Search it with ``pad(project(queries))``.
         """
-        from ccq_utils.codecs.percentile import load_faiss  # codecs lists this class
+        from ccq_utils.codecs.faiss_index import load_faiss  # codecs lists this class
 
         faiss = load_faiss()
         width = max(last - first for first, last in self.blocks_)

@@ -1,14 +1,27 @@
 """Codes as an index file of faiss, for those who serve vectors with it and know nothing of this package."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.percentile import load_faiss
 from ccq_utils.common.cache import writing_to
 from ccq_utils.common.errors import StudyError
+
+
+@cache
+def load_faiss():
+    """The module faiss, imported when first needed and set to one thread, once, for the rest of the process.
+
+    torch and faiss each bring an OpenMP runtime. With more than one thread the two can stall or crash in one process, and
+    faiss's k-means gives other results. On macOS set ``KMP_DUPLICATE_LIB_OK=TRUE`` where the import itself fails.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss
 
 
 def faiss_index(codec: BlockCodec, codes: np.ndarray):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ccq_utils.codecs.byte_blocks import principal_axes
 from ccq_utils.codecs.decoder import fit_pca, random_rotation
-from ccq_utils.codecs.percentile import load_faiss
+from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 

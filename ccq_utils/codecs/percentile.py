@@ -180,15 +180,3 @@ def search(codec, queries: np.ndarray, codes: np.ndarray, count: int = 10, block
         best, places = (np.take_along_axis(part, kept, axis=1) for part in (best, places))
     order = np.argsort(-best, axis=1, kind="stable")
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
-
-
-def load_faiss():
-    """faiss, on one thread.
-
-    torch and faiss each bring an OpenMP runtime, and with more than one thread the two can stall or crash in one process. On
-    macOS set ``KMP_DUPLICATE_LIB_OK=TRUE`` where the import itself fails.
-    """
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    return faiss

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ccq_utils.codecs.byte_blocks import CENTROIDS, BlockCodec
-from ccq_utils.codecs.percentile import load_faiss
+from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.common.errors import StudyError
 
 GROUPS, ROUNDS = 16, 4
