@@ -19,7 +19,7 @@ app = typer.Typer(
 
 Profile = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="name or YAML file")]
 Model = Annotated[str, typer.Argument(metavar="DIR", help="what ccq fit saved")]
-Codes = Annotated[str, typer.Argument(metavar="codes.npz", help="what ccq encode wrote, file or folder")]
+Codes = Annotated[str, typer.Argument(metavar="codes", help="what ccq encode wrote, file or folder")]
 Device = Annotated[str, typer.Option(help="where the models run: cpu, cuda, mps, ...")]
 Precision = Annotated[
     str,
@@ -151,15 +151,14 @@ def encode(
     texts: Annotated[
         str, typer.Argument(metavar="texts.jsonl", help="one object with 'id' and 'text' a line; or a folder")
     ],
-    codes: Annotated[str, typer.Argument(metavar="codes.npz", help="file to write; or a folder, for a large corpus")],
-    shards: Annotated[bool, typer.Option("--shards", help="write a folder of shards, whatever its name")] = False,
-    part: Annotated[int | None, typer.Option(metavar="N", help="texts per shard (4096)")] = None,
+    codes: Annotated[str, typer.Argument(metavar="codes.safetensors", help="file to write; or a folder/ of parts")],
+    part: Annotated[int | None, typer.Option(metavar="N", help="texts per part of a folder (4096)")] = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="of each worker; equal codes need equal threads")
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="local (this process) or ray")] = "local",
     address: Annotated[
-        str, typer.Option(help="of a Ray cluster: auto, host:port, ray://host:port; starts one here without it")
+        str,
+        typer.Option(help="encode parts with Ray: local starts a cluster here; or auto, host:port, ray://host:port"),
     ] = "",
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Ray workers; as many as there is room for without it")
@@ -171,15 +170,15 @@ def encode(
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CHUNK, CompressedModel
 
-    if shards or codes.endswith("/") or Path(codes).is_dir():
+    if codes.endswith("/") or Path(codes).is_dir():
         from ccq_utils.deploy.scale import encode_corpus
 
-        where = (engine, address, workers, threads, device, CHUNK if part is None else part, precision)
+        where = (address, workers, threads, device, CHUNK if part is None else part, precision)
         done = encode_corpus(model, texts, codes, *where)
-        print(f"{codes}: {done.rows} texts, {done.bytes} bytes each, {done.made} of {done.parts} parts made now")
+        print(f"{codes}: {done['texts']} texts, {done['made']} of {done['parts']} parts made now")
         return
-    if (engine, address) != ("local", "") or workers or threads or part:
-        raise StudyError(f"engines and parts are for a folder of shards; write {codes}/ or add --shards")
+    if address or workers or threads or part:
+        raise StudyError(f"parts, workers and threads are for a folder; write {codes}/")
     rows = read_texts(Path(texts))
     loaded = CompressedModel.load(model, device, precision)
     coded = loaded.encode_document(list(rows.values()))
@@ -196,11 +195,11 @@ def search(
     device: Device = "cpu",
     precision: Precision = "float32",
 ):
-    """Search encoded texts."""
+    """Search encoded texts, or the index of them that export-faiss wrote (a name that ends in .faiss)."""
     from ccq_utils.deploy.pipeline import CompressedModel
 
     loaded = CompressedModel.load(model, device, precision)
-    coded, ids = loaded.load_codes(codes)
+    coded, ids = (loaded.load_index if codes.endswith(".faiss") else loaded.load_codes)(codes)
     for score, number in zip(*loaded.search(query, coded, k), strict=True):
         print(f"{score:.4f}  {ids[number]}")
 
@@ -212,30 +211,28 @@ def export_faiss(
     out: Annotated[str, typer.Argument(metavar="OUT.faiss", help="file to write; the texts' ids go to OUT.faiss.json")],
 ):
     """Write encoded texts as an index file that plain faiss searches."""
-    from ccq_utils.codecs.faiss_index import export_faiss
     from ccq_utils.deploy.pipeline import CompressedModel
 
     loaded = CompressedModel.load(model, "cpu")
     coded, ids = loaded.load_codes(codes)
-    names = export_faiss(loaded.codec, coded, ids, out)
-    print(f"{out}: {len(coded)} texts, {coded.shape[1]} bytes each; ids in {names}")
+    loaded.save_index(out, loaded.index(coded), ids)
+    print(f"{out}: {len(coded)} texts, {coded.shape[1]} bytes each; ids in {out}.json")
 
 
 @app.command()
 def bench(
     profile: Profile = "default",
-    documents: Annotated[int, typer.Option(metavar="N", help="documents to search; 1000000 takes 6 GB")] = 100_000,
+    documents: Annotated[int, typer.Option(metavar="N", help="vectors to search; 1000000 takes 6 GB")] = 100_000,
     output: Annotated[str, typer.Option(metavar="DIR", help="folder for the tables; data/bench without it")] = "",
-    part: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only this part; may be given again")] = None,
 ):
-    """Measure how fast this machine encodes, trains and searches."""
+    """Measure how fast this machine encodes and searches."""
     import pandas as pd
 
     from ccq_utils.analyses import bench
     from ccq_utils.common.paths import shown
 
-    for path in bench.run(profile, documents, output, part):
-        print(f"{bench.shown(pd.read_csv(path))}\n{shown(path)}")
+    for path in bench.run(profile, documents, output=output):
+        print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{shown(path)}")
 
 
 if __name__ == "__main__":

@@ -1,221 +1,184 @@
-"""``ccq bench``: every race of this package on one machine, one table; and the tables that were committed of a full one.
+"""``ccq bench``: how fast this machine encodes and searches, and how long ``ccq evaluate --peers`` takes.
 
-To add a part: a function of a study and a number of documents that returns the table of ``timing.race`` (more columns are
-kept), and a line in ``PARTS``.
+Encoding and search are timed on one core, in seconds that it worked (``time.process_time``): what other programs do
+meanwhile does not count. Runs of the methods alternate, after one that warms up, and medians are reported.
 """
 
-import importlib.util
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
 
-from ccq_utils.analyses.bench_encoding import encoding_speed
-from ccq_utils.analyses.bench_evaluation import against_bitbudget, against_mteb, fits_bitbudget
-from ccq_utils.analyses.bench_search import PRODUCT, TWO_STEPS, search_speed
-from ccq_utils.analyses.bench_training import WRITTEN, step_speed
+from ccq_utils.analyses.own_task import compare
+from ccq_utils.codecs import faiss_index
+from ccq_utils.codecs.faiss_index import load_faiss
+from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common import paths
-from ccq_utils.common.cache import writing_to
 from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
-from ccq_utils.deploy.pipeline import FACTOR
-from ccq_utils.models import encoding
-from ccq_utils.study import figures
-from ccq_utils.study.retention import sides
+from ccq_utils.common.files import write_atomically
+from ccq_utils.common.progress import progress
+from ccq_utils.data.profile import load_profile
+from ccq_utils.models.embed import normalise
+from ccq_utils.models.encoding import encode, transformers_of, with_precision
 from ccq_utils.study.study import Study
 
 FOLDER = paths.ROOT / "data" / "bench"
-"""Tables of full runs of ``ccq bench`` that are committed."""
-COLUMNS = (
-    "what",
-    "queries",
-    "way",
-    "seconds",
-    "ratio",
-    "ratio_to_product",
-    "goal",
-    "reached",
-    "above_floor",
-)
-"""What is printed of a table, where it has it."""
+"""Where the committed tables lie."""
+OURS = ("byte blocks", "PCA, rotated")
+FLAT = "flat, float32"
+FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
+"""Compression; results per query; length of the noise in a query beside a document; vectors drawn at once."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of the bench.
+def run(profile="default", documents=100_000, texts=128, task_documents=300, output="", rounds=5) -> list[Path]:
+    """Measure, and write ``encoding.csv``, ``search.csv`` and ``evaluate.csv``; returns their paths.
 
-    Parameters
-    ----------
-    run : (study, documents) -> a table with at least ``what``, ``way``, ``seconds`` and ``ratio``
-    goals : way -> the ratio to the first way that it should reach
-    sized : whether its table depends on the number of documents, and is named after it
+    Args:
+        profile: One whose notebooks 01 and 03 have been run.
+        documents: How many vectors are searched. A million takes 6 GB of memory.
+        texts: How many texts are encoded.
+        task_documents: Documents of the task that ``evaluate --peers`` is run on, from the profile's first task.
+        output: Folder to write into; empty for ``data/bench``.
+        rounds: Runs of each method.
     """
-
-    run: Callable[[Study, int], pd.DataFrame]
-    goals: dict[str, float] = field(default_factory=dict)
-    sized: bool = False
-
-
-def encoding_part(study: Study, documents: int = 0) -> pd.DataFrame:
-    """Both precisions of ``encoding``, on documents of the first task; for the first transformer scored."""
-    model = transformer(study)
-    return encoding_speed(model.model, some(study, next(iter(study.tasks))), repeats=study.profile.cost.repeats)
-
-
-def some(study: Study, part: str) -> list[str]:
-    """As many texts of a part as the profile's notebook 08 encodes, from all over it."""
-    texts, count = study.texts(part), study.profile.cost.texts
-    return texts[:: max(1, len(texts) // count)][:count]
-
-
-def transformer(study: Study):
-    """The first base model of a profile that is a transformer.
-
-    Raises
-    ------
-    StudyError : it has none.
-    """
-    for model in study.models.values():
-        if encoding.transformers_of(model.model):
-            return model
-    raise StudyError(f"profile {study.profile.name!r} scores no transformer; the other models have one way to be run")
-
-
-def training_part(study: Study, documents: int = 0) -> pd.DataFrame:
-    """A step of the profile's own decoder, at its batch size."""
-    spec = study.profile.decoder
-    return step_speed(
-        study.joined("training"), spec.dims, list(spec.stops), (spec.batch_size,), study.profile.cost.repeats
-    )
-
-
-def evaluation_part(study: Study, documents: int = 0) -> pd.DataFrame:
-    """Settings of compression on validation queries: against mteb, and bitbudget where it can score a task."""
-    found, tables, spec = sides(study, "validation"), [], study.profile.cost
-    if importlib.util.find_spec("bitbudget") and (alike := [side for side in found.values() if fits_bitbudget(side)]):
-        tables.append(against_bitbudget(alike[0], spec.settings, spec.repeats))
-    tables.append(against_mteb(next(iter(found.values())), spec.settings, spec.repeats))
-    return pd.concat(tables, ignore_index=True)
-
-
-def search_part(study: Study, documents: int) -> pd.DataFrame:
-    """Search at a 48th of the concat's bytes, of vectors drawn like those of the profile's training text."""
-    like = study.joined("training")
-    budget, repeats = max(1, 4 * like.shape[1] // FACTOR), study.profile.cost.repeats
-    return search_speed(like, documents, budget, repeats=repeats, seed=study.profile.seed)
-
-
-PARTS = {
-    "encoding": Part(encoding_part, {"bfloat16": 3.5}),
-    "training": Part(training_part, {WRITTEN: 3.0}),
-    "evaluation": Part(evaluation_part, {"codec_scores": 5.0}),
-    "search": Part(search_part, {TWO_STEPS: 10.0}, sized=True),
-}
-"""Name -> what ``ccq bench`` runs, in this order."""
-
-
-def run(profile: str = "default", documents: int = 100_000, output: str = "", parts=None) -> list[Path]:
-    """Run the parts and write ``PART.csv`` of each, ``PART_DOCUMENTS.csv`` where it is sized; returns the files.
-
-    Parameters
-    ----------
-    profile : one whose notebook 01 has been run; its members' vectors are what is searched, encoded, trained on
-    documents : how many are searched
-    output : folder to write into; empty for ``data/bench``
-    parts : some of ``PARTS``; all if None
-
-    Raises
-    ------
-    StudyError : an unknown part, an unknown profile, or one that was not run.
-    """
-    if unknown := [name for name in parts or () if name not in PARTS]:
-        raise StudyError(f"unknown part {unknown[0]!r} of the bench; known: {', '.join(PARTS)}")
-    study, folder, written = Study(profile, "08"), Path(output) if output else FOLDER, []
-    for name in parts or PARTS:
+    study, folder, written = Study(profile), Path(output) if output else FOLDER, []
+    parts = {
+        "encoding": lambda: encoding(study, texts, rounds),
+        "search": lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds),
+        "evaluate": lambda: evaluate(profile, task_documents),
+    }
+    for name, part in parts.items():
         load = os.getloadavg()[0]
-        table = judged(name, PARTS[name].run(study, documents))
-        table = table.assign(profile=study.profile.name, processor=processor(), load=load)
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            written.append(folder / f"{name}{f'_{documents}' if PARTS[name].sized else ''}.csv")
-            table.to_csv(written[-1], index=False, float_format="%.6g", lineterminator="\n")
+        table = part().assign(profile=study.profile.name, processor=processor(), load=load)
+        written.append(folder / f"{name}.csv")
+        with write_atomically(written[-1]) as file:
+            table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     return written
 
 
-def judged(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A part's table with its name, each way's ``goal``, and whether its lowest ratio ``reached`` it (empty without goal)."""
-    goal = table["way"].map(PARTS[name].goals)
-    ratio = table[[column for column in table if column.startswith("ratio")]].min(axis=1)
-    reached = (ratio >= goal).map({True: "yes", False: "no"}).where(goal.notna(), "")
-    return table.assign(part=name, goal=goal, reached=reached)
+def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = "rounds") -> pd.DataFrame:
+    """Seconds of one core that each method takes: ``method``, ``seconds`` (median), ``fastest``, ``slowest``."""
+    if rounds < 1:
+        raise StudyError(f"rounds {rounds} must be at least 1")
+    taken, threads = {name: [] for name in methods}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            for number in progress(range(rounds + 1), what):
+                for name, work in methods.items():
+                    started = time.process_time()
+                    work()
+                    if number:
+                        taken[name].append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    rows = [(name, np.median(seconds), min(seconds), max(seconds)) for name, seconds in taken.items()]
+    return pd.DataFrame(rows, columns=["method", "seconds", "fastest", "slowest"])
 
 
-def goals(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """What had a goal in parts' tables: ``what``, ``way``, ``against``, ``ratio``, ``goal``, ``reached``, ``above_floor``.
+def encoding(study: Study, count: int = 128, rounds: int = 5) -> pd.DataFrame:
+    """Each selected member and large model on texts from all over the training text, transformers in bfloat16 as well."""
+    texts = study.texts("training")
+    texts, work = texts[:: max(1, len(texts) // count)][:count], {}
+    for name in dict.fromkeys([*study.members, study.profile.large_model]):
+        model = study.models[name].model
+        for precision in ("float32", "bfloat16") if transformers_of(model) else ("float32",):
+            work[f"{name}, {precision}"] = partial(encode, with_precision(model, precision), texts)
+    table = race(work, rounds, "rounds of encoding")
+    table.insert(1, "dims", [study.models[name.partition(",")[0]].model.get_embedding_dimension() for name in work])
+    return table.assign(texts=len(texts), texts_per_second=len(texts) / table["seconds"])
 
-    Where a way is held against two, the one that it beats by less; ``above_floor`` is how many times as long a search takes
-    as reading its bytes once, NaN of what is no search.
+
+def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), seed: int = 0, rounds: int = 5):
+    """Exhaustive search for the best ten: our indexes, float vectors, and faiss's own codecs at equal bytes.
+
+    There are no million real documents here, so each vector is the sum of two real ones, of length one. How long a search
+    takes does not depend on which vectors they are. How much it finds does, and is measured on real text in the notebooks.
+
+    Args:
+        like: Real vectors, shape (n, dims).
+        documents: How many vectors are searched.
+        budget: Bytes per vector; a 48th of the float vector's where 0.
+        queries: How many are asked at once.
+        seed: Of the drawn vectors and of what codecs draw.
+        rounds: Runs of each method.
+
+    Returns:
+        One row per method and number of queries: seconds, ``bytes_per_vector``, ``queries_per_second``, and ``recall``, the
+        share of the float search's first ten that is found.
     """
-    rows = []
-    for table in tables:
-        for what, part in table.groupby(_what(table), sort=False):
-            kept = part[part["goal"].notna()].assign(what=what, against=part["way"].iloc[0])
-            if "ratio_to_product" in kept:
-                kept["against"] = kept["against"].mask(kept["ratio_to_product"] < kept["ratio"], PRODUCT)
-                kept["ratio"] = kept[["ratio", "ratio_to_product"]].min(axis=1)
-            rows.append(kept.reindex(columns=["what", "way", "against", "ratio", "goal", "reached", "above_floor"]))
-    return pd.concat(rows, ignore_index=True)
+    if documents < RESULTS:
+        raise StudyError(f"search is timed on at least {RESULTS} documents, got {documents}")
+    rng, dims = np.random.default_rng(seed), like.shape[1]
+    pairs = rng.integers(0, len(like), (2, documents))
+    held = np.empty((documents, dims), dtype=np.float32)
+    for start in range(0, documents, CHUNK):
+        held[start : start + CHUNK] = normalise(np.add(*like[pairs[:, start : start + CHUNK]]))
+    noise = normalise(rng.standard_normal((max(queries), dims)).astype(np.float32))
+    asked = normalise(held[rng.integers(0, documents, max(queries))] + NOISE * noise)
+    sizes, searches = _indexes(held, budget or max(1, 4 * dims // FACTOR), seed)
+    with threadpool_limits(1):
+        found = {name: find(asked) for name, find in searches.items()}
+    recall = {
+        name: np.mean([np.isin(a, b).mean() for a, b in zip(found[FLAT], rows, strict=True)])
+        for name, rows in found.items()
+    }
+    tables = []
+    for count in queries:
+        part = asked[:count]
+        work = {name: lambda find=find, part=part: find(part) for name, find in searches.items()}
+        table = race(work, rounds, f"rounds of search, {count} at once").assign(documents=documents, queries=count)
+        tables.append(table.assign(queries_per_second=count / table["seconds"]))
+    found = pd.concat(tables, ignore_index=True)
+    return found.assign(bytes_per_vector=found["method"].map(sizes), recall=found["method"].map(recall))
 
 
-def _what(table):
-    if "queries" not in table:
-        return table["what"]
-    count = table["queries"].map(lambda asked: "one query" if asked == 1 else f"{asked} at once")
-    return table["what"] + table["documents"].map(" {:,} documents, ".format) + count
+def _indexes(held, budget, seed):
+    """Bytes per vector and search (queries to document numbers) of every method."""
+    faiss, dims, sample = load_faiss(), held.shape[1], held[:CHUNK]
+    flat = faiss.IndexFlatIP(dims)
+    flat.add(held)
+    sizes, searches = {FLAT: 4 * dims}, {FLAT: lambda asked: flat.search(asked, RESULTS)[1]}
+    for name in OURS:
+        codec = make_codec(name, dims, budget, seed=seed).fit(sample, sample[: len(sample) // 2])
+        codes = [codec.encode(held[start : start + CHUNK]) for start in range(0, len(held), CHUNK)]
+        index = faiss_index.to_faiss(codec, np.concatenate(codes))
+        sizes[name] = codec.bytes_per_vector
+        searches[name] = lambda asked, codec=codec, index=index: faiss_index.search(codec, index, asked, RESULTS)[1]
+    wide = dims // budget * budget
+    factories = {"faiss PQ": f"PCA{wide},PQ{budget}x8np", "faiss PQ, fast scan": f"PCA{wide},PQ{2 * budget}x4fs"}
+    factories |= {"faiss SQ8": f"PCA{budget},SQ8", "faiss SQ4": f"PCA{2 * budget},SQ4"}
+    for name, factory in factories.items():
+        if len(sample) < max(256, wide):  # too few to train on
+            continue
+        index = faiss.index_factory(dims, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(sample[:10_000])
+        index.add(held)
+        sizes[name], searches[name] = budget, lambda asked, index=index: index.search(asked, RESULTS)[1]
+    return sizes, searches
 
 
-def goals_figure(table: pd.DataFrame):
-    """Bars of ratios on a logarithmic axis, with the goals marked."""
-    import matplotlib.pyplot as plt
-
-    drawn, axis = plt.subplots(figsize=(9, 0.55 * len(table) + 1.6))
-    table = table[::-1]
-    names = table["what"] + "\n" + table["way"] + " against " + table["against"]
-    shades = table["reached"].map({"yes": figures.PALETTE[0], "no": "#999999"})
-    axis.barh(names, table["ratio"] - 1, left=1, color=shades)
-    axis.axvline(1, color="#222222", lw=1)
-    axis.plot(table["goal"], names, "|", color="#d55e00", ms=22, mew=3)
-    for name, ratio in zip(names, table["ratio"], strict=True):
-        axis.text(ratio, name, f" {ratio:.1f}", va="center", fontsize=10)
-    reach = table[["ratio", "goal"]]
-    ends = min(1, 0.7 * reach.min(axis=None)), 1.5 * reach.max(axis=None)
-    axis.set(xscale="log", xlabel="times as fast (mark: goal)", xlim=ends)
-    low, high = axis.get_xlim()
-    figures.log_ticks(axis, [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high])
-    axis.tick_params(axis="y", labelsize=9)
-    axis.grid(axis="y", visible=False)
-    return drawn, axis
-
-
-def readable(table: pd.DataFrame):
-    """A part's table for a notebook."""
-    digits = {"seconds": "{:.3g}", "low": "{:.3g}", "high": "{:.3g}", "ratio": "{:.2f}", "ratio_to_product": "{:.2f}"}
-    digits |= {"goal": "{:g}", "reached": None, "bytes_per_vector": "{:g}", "above_floor": "{:.1f}", "found": "{:.3f}"}
-    digits |= {"lowest_cosine": "{:.5f}", "loss_difference": "{:.2g}", "difference": "{:.2g}"}
-    kept = {name: text for name, text in digits.items() if name in table}
-    shown = table.assign(what=_what(table))[["what", "way", *kept]]
-    return shown.style.hide().format({name: text for name, text in kept.items() if text}, na_rep="")
-
-
-def committed(part: str, folder: Path = FOLDER) -> pd.DataFrame | None:
-    """The committed tables of a part, all sizes, joined; None where there are none."""
-    found = sorted(folder.glob(f"{part}_*.csv"), key=lambda path: int(path.stem.rpartition("_")[2]))
-    return pd.concat([pd.read_csv(path) for path in found], ignore_index=True) if found else None
-
-
-def shown(table: pd.DataFrame) -> str:
-    """The columns that are compared, as text."""
-    table = table[[name for name in COLUMNS if name in table]]
-    return table.to_string(index=False, float_format="{:.4g}".format, na_rep="")
+def evaluate(profile: str = "default", documents: int = 300) -> pd.DataFrame:
+    """Seconds on the wall of ``ccq evaluate --peers`` on the first documents of the profile's first task, already encoded."""
+    loaded = load_profile(profile)
+    study = Study(loaded.model_copy(update={"tasks": loaded.tasks[:1]}))
+    ((name, task),) = study.tasks.items()
+    kept = dict(list(task.documents.items())[:documents])
+    qrels = {query: {one: grade for one, grade in found.items() if one in kept} for query, found in task.qrels.items()}
+    qrels = {query: found for query, found in qrels.items() if any(found.values())}
+    asked = {query: task.queries[query] for query in qrels}
+    study.tasks = {name: replace(task, documents=kept, queries=asked, qrels=qrels, validation=frozenset())}
+    budget = max(1, 4 * study.dims // FACTOR)
+    compare(study, budget)  # encodes the texts
+    started = time.perf_counter()
+    report = compare(study, budget, peers=True)
+    row = {"method": "ccq evaluate --peers", "seconds": time.perf_counter() - started, "documents": len(kept)}
+    return pd.DataFrame([row | {"queries": len(qrels), "methods": len(report["methods"])}])

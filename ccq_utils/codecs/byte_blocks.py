@@ -280,33 +280,6 @@ class BlockCodec:
         codec.anchors_ = torch.from_numpy(arrays["anchors"]) if "anchors" in arrays else None
         return codec
 
-    def to_faiss(self, codes: np.ndarray):
-        """A faiss ``IndexPQ`` (inner product) that holds the codes and scans them with faiss's own kernels.
-
-        faiss wants blocks of equal width: each is padded with zeros to the widest. Search it with ``pad(project(queries))``.
-        """
-        from ccq_utils.codecs.faiss_index import load_faiss  # codecs lists this class
-
-        faiss = load_faiss()
-        width = max(last - first for first, last in self.blocks_)
-        count = len(self.blocks_)
-        index = faiss.IndexPQ(count * width, count, 8, faiss.METRIC_INNER_PRODUCT)
-        table = np.zeros((count, CENTROIDS, width), dtype=np.float32)
-        for number, (centroids, stretch) in enumerate(zip(self.centroids_, self.stretch_, strict=True)):
-            table[number, :, : centroids.shape[1]] = stretch * centroids
-        faiss.copy_array_to_vector(table.ravel(), index.pq.centroids)
-        index.is_trained = True
-        index.add_sa_codes(np.ascontiguousarray(codes))
-        return index
-
-    def pad(self, projected: np.ndarray) -> np.ndarray:
-        """``(n, d)`` projected queries as ``to_faiss`` wants them, ``(n, blocks * widest)``."""
-        width = max(last - first for first, last in self.blocks_)
-        padded = np.zeros((len(projected), len(self.blocks_), width), dtype=np.float32)
-        for number, (first, last) in enumerate(self.blocks_):
-            padded[:, number, : last - first] = projected[:, first:last]
-        return padded.reshape(len(projected), -1)
-
 
 def _unit(vectors):
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)

@@ -1,4 +1,9 @@
-"""Codes as an index file of faiss, for those who serve vectors with it and know nothing of this package."""
+"""Packed codes as a faiss index: what searches them here, and what plain faiss can serve.
+
+Each byte of a code stands for a few dims of the decoded vector, whatever the other bytes are. faiss's product quantizer
+stores the same thing: one byte per block and a table of 256 vectors per block. So its index holds the codes of all our
+codecs as they are, and its scores are the inner products with the decoded vectors.
+"""
 
 import json
 from functools import cache
@@ -7,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.common.cache import writing_to
+from ccq_utils.codecs.files import BROKEN, VERSION, check_codes, check_marks, check_version
+from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import write_atomically
 
 
 @cache
@@ -24,65 +31,97 @@ def load_faiss():
     return faiss
 
 
-def faiss_index(codec: BlockCodec, codes: np.ndarray):
-    """A faiss index that takes queries as the model gives them, ``(q, D) float32``, and scores as ``codecs.search`` does.
+def to_faiss(codec, codes: np.ndarray):
+    """A faiss index that holds the codes. It takes queries as ``codec.project`` gives them.
 
-    It is an ``IndexIDMap`` (row numbers, int64) of an ``IndexPreTransform``: the codec's projection as a
-    ``LinearTransform``, then ``IndexPQ`` (inner product) with the codes as they are. The mean is left out, as in
-    ``BlockCodec.project``: it adds the same to all scores of a query.
+    It is an ``IndexPQ`` (inner product) behind a map that pads the dims of each byte to the same width.
 
-    Raises
-    ------
-    StudyError : a codec whose queries are not projected linearly, no codes, or codes of another width.
+    Args:
+        codec: A fitted codec whose bytes decode one by one: byte blocks, percentile or LSH.
+        codes: Packed codes, shape (documents, bytes), uint8. They are copied.
+
+    Raises:
+        StudyError: Another kind of codec, no codes, or codes of another shape.
     """
-    if not isinstance(codec, BlockCodec):
-        raise StudyError(
-            f"only byte blocks become a faiss index, not codes of {type(codec).__name__}; fit 'byte blocks'"
-        )
+    codes = check_codes(codec, codes)
     if not len(codes):
-        raise StudyError("there are no codes to export; encode documents first")
-    if codes.ndim != 2 or codes.shape[1] != codec.bytes_per_vector:
-        raise StudyError(f"codes have shape {codes.shape}; this codec makes {codec.bytes_per_vector} bytes per vector")
-    faiss = load_faiss()
-    coded = codec.to_faiss(codes)
-    matrix = np.ascontiguousarray(
-        codec.pad(codec.basis_).T
-    )  # (padded dims, D): what pads queries pads the basis' columns
-    turn = faiss.LinearTransform(matrix.shape[1], matrix.shape[0], False)
-    faiss.copy_array_to_vector(matrix.ravel(), turn.A)
-    turn.is_trained = True
-    index = faiss.IndexPreTransform(turn, coded)
-    index.ntotal = 0  # numbers can only be given to an index that says it is empty
-    numbered = faiss.IndexIDMap(index)
-    index.ntotal = numbered.ntotal = len(codes)
-    faiss.copy_array_to_vector(np.arange(len(codes), dtype=np.int64), numbered.id_map)
-    return numbered
+        raise StudyError("there are no codes to search; encode documents first")
+    runs, faiss = _dims_of_bytes(codec), load_faiss()
+    dims, width = runs[-1][1], max(last - first for first, last in runs)
+    decoded = codec.decode(np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(runs), axis=1))
+    tables = np.zeros((len(runs), 256, width), dtype=np.float32)
+    places = np.full((len(runs), width), -1, dtype=np.int32)  # -1 is a dim of zeros
+    for number, (first, last) in enumerate(runs):
+        tables[number, :, : last - first] = decoded[:, first:last]
+        places[number, : last - first] = np.arange(first, last)
+    coded = faiss.IndexPQ(places.size, len(runs), 8, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(tables.ravel(), coded.pq.centroids)
+    coded.is_trained = True
+    coded.add_sa_codes(np.ascontiguousarray(codes))
+    padding = faiss.RemapDimensionsTransform(dims, places.size, True)
+    faiss.copy_array_to_vector(places.ravel(), padding.map)
+    index = faiss.IndexPreTransform(padding, coded)
+    index.ntotal = len(codes)
+    return index
 
 
-def export_faiss(codec: BlockCodec, codes: np.ndarray, ids: list[str], path: str | Path) -> Path:
-    """Write ``path``, which ``faiss.read_index`` reads, and ``path`` + ``.json``: the ids by the row numbers that it returns.
+def _dims_of_bytes(codec):
+    """First dim, and last dim plus one, that each byte decodes to."""
+    if isinstance(codec, BlockCodec):
+        return codec.blocks_
+    if not isinstance(codec, LshCodec | PercentileCodec):
+        raise StudyError(
+            f"codes of {type(codec).__name__} do not fit a faiss index; choose byte blocks, PCA or a decoder"
+        )
+    dims, bits = (codec.bits, 1) if isinstance(codec, LshCodec) else (codec.dims, codec.bits)
+    return [(first, min(first + 8 // bits, dims)) for first in range(0, dims, 8 // bits)]
 
-    Returns
-    -------
-    The path of the ids.
 
-    Raises
-    ------
-    StudyError : as ``faiss_index``; not as many ids as codes.
+def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """The best documents of float queries; every document is compared.
+
+    Args:
+        codec: The codec of the index.
+        index: What ``to_faiss`` made.
+        queries: Shape (queries, dims of the model).
+        count: Results per query.
+
+    Returns:
+        Scores and document numbers, shape (queries, count), best first; no more than there are documents.
+    """
+    if count < 1:
+        raise StudyError(f"count {count} must be at least 1")
+    projected = codec.project(np.asarray(queries, dtype=np.float32))
+    return index.search(np.ascontiguousarray(projected, dtype=np.float32), min(count, index.ntotal))
+
+
+def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None:
+    """Write the index, which ``faiss.read_index`` reads, and beside it ``NAME.json`` with ids and fingerprints."""
+    path = Path(path)
+    if len(ids) != index.ntotal:
+        raise StudyError(f"index {path.name}: {index.ntotal} codes need as many ids, got {len(ids)}")
+    with write_atomically(path) as file:
+        load_faiss().write_index(index, file.name)
+    with write_atomically(_beside(path), "w") as file:
+        json.dump({"version": VERSION, **marks, "ids": ids}, file)
+
+
+def load_index(path: Path, marks: dict[str, str]) -> tuple:
+    """Index and ids of a file that was made with the same codec and model.
+
+    Raises:
+        StudyError: A missing or damaged file, or an index of another codec or model.
     """
     path = Path(path)
-    if len(ids) != len(codes):
-        raise StudyError(f"{len(codes)} codes need as many ids, got {len(ids)}")
-    index, names = faiss_index(codec, codes), path.with_name(f"{path.name}.json")
-    about = {
-        "dims": codec.basis_.shape[0],
-        "bytes_per_vector": codec.bytes_per_vector,
-        "ids": [str(name) for name in ids],
-    }
-    with writing_to(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        load_faiss().write_index(index, str(partial))
-        partial.replace(path)
-        names.write_text(json.dumps(about))
-    return names
+    try:
+        held = json.loads(_beside(path).read_text(encoding="utf-8"))
+        check_version(held["version"], f"index {path.name}")
+        check_marks(held, marks, f"index {path.name}")
+        return load_faiss().read_index(str(path)), held["ids"]
+    except BROKEN as error:
+        problem = " ".join(str(error).split())[:100]
+        raise StudyError(f"index {path} cannot be read ({problem}); make it with ccq export-faiss") from error
+
+
+def _beside(path):
+    return path.with_name(f"{path.name}.json")

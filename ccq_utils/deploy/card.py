@@ -1,21 +1,18 @@
-"""Model cards: what a saved model is, how it is used, and what the study measured of it, read from the study's tables."""
+"""Model cards: what a saved model is, how to use it, and what the study measured of it."""
 
 import pandas as pd
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
-from ccq_utils.study.retention import MACRO
+from ccq_utils.study.stats import MACRO
 from ccq_utils.study.study import Study
 
 TABLES = ("01_candidates", "01_single_scores", "05_model_counts", "05_at_48x", "05_peers")
-"""Tables with numbers for a card; those that a run has not written yet are left out."""
-
-FRONT_MATTER = {
-    "library_name": "sentence-transformers",
-    "pipeline_tag": "sentence-similarity",
-    "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "compressed-concatenation"],
-}
-"""What the hub reads at the head of a card."""
-
+"""Tables with numbers for a card; those that a run has not written are left out."""
+ABOUT = ModelCardData(
+    library_name="sentence-transformers",
+    pipeline_tag="sentence-similarity",
+    tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "compressed-concatenation"],
+)
 USE = """```python
 from ccq_utils.deploy.pipeline import CompressedModel
 
@@ -24,49 +21,35 @@ codes = model.encode_document(texts)  # uint8, {size} bytes per text
 scores, numbers = model.search("a question", codes, k=5)
 ```
 
-The float vectors alone, as a SentenceTransformer: `ccq_utils.deploy.model_files.load_model("this/folder")`, or
-`SentenceTransformer("this/folder", trust_remote_code=True)`
-where ccq_utils is installed; no other code is run."""
+For the float vectors alone, as a SentenceTransformer: `ccq_utils.deploy.modules.load_model("this/folder")`, or
+`SentenceTransformer("this/folder", trust_remote_code=True)` where ccq_utils is installed; no other code is run."""
 
 
 def model_card(pipeline) -> str:
-    """README.md of a ``CompressedModel``: front matter for the hub, use, members, and its ``card``."""
-    model, codec = pipeline.model, pipeline.codec
-    dims, size = model.get_embedding_dimension(), codec.bytes_per_vector
-    front = yaml.safe_dump(FRONT_MATTER, sort_keys=False).strip()
-    names = getattr(model[0], "names", [type(model[0]).__name__])
-    about = (
-        f"{dims} dims, {4 * dims} bytes as float32; coded by {type(codec).__name__} to **{size} bytes per document**"
-        f" ({4 * dims / size:.0f}x less). Queries stay in float."
-    )
+    """The README.md of a ``CompressedModel``: facts for the hub, use, members, and its ``card``."""
+    joined, codec, dims = pipeline.model[0], pipeline.codec, pipeline.model.get_embedding_dimension()
+    size, names = codec.bytes_per_vector, getattr(joined, "names", [type(joined).__name__])
     parts = [
-        f"---\n{front}\n---",
+        f"---\n{ABOUT.to_yaml()}\n---",
         f"# {' + '.join(names)}, compressed",
-        about,
-        "## Use",
-        USE.format(size=size),
+        f"{dims} dims, {4 * dims} bytes as float32; coded by {type(codec).__name__} to **{size} bytes per document**"
+        f" ({4 * dims / size:.0f}x less). Queries stay in float.",
+        f"## Use\n\n{USE.format(size=size)}",
     ]
-    if hasattr(model[0], "members"):
-        parts += ["## Members", markdown(_members(model[0]))]
-    return "\n\n".join([*parts, pipeline.card]).rstrip() + "\n"
-
-
-def _members(joined):
-    rows = []
-    for name, weight, dims, member in zip(joined.names, joined.weights, joined.dims, joined.members, strict=True):
-        limit = member.max_seq_length
-        prompts = "; ".join(f"{kind}: {text!r}" for kind, text in member.prompts.items() if text) or "none"
-        reads = "all" if limit is None or limit == float("inf") else f"{limit} tokens"
-        rows.append({"member": name, "dims": dims, "weight": f"{weight:g}", "reads": reads, "prompts": prompts})
-    return pd.DataFrame(rows)
+    if hasattr(joined, "members"):
+        rows = []
+        for name, weight, dims, member in zip(names, joined.weights, joined.dims, joined.members, strict=True):
+            limit = member.max_seq_length
+            prompts = "; ".join(f"{kind}: {text!r}" for kind, text in member.prompts.items() if text) or "none"
+            reads = "all" if limit is None or limit == float("inf") else f"{limit} tokens"
+            rows.append({"member": name, "dims": dims, "weight": f"{weight:g}", "reads": reads, "prompts": prompts})
+        parts.append(f"## Members\n\n{markdown(pd.DataFrame(rows))}")
+    return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))
 
 
 def measured(study: Study) -> str:
     """What the profile's tables say of the selected members, their concat and its compression, as Markdown."""
-    tables = {}
-    for name in TABLES:
-        if (study.results / f"{name}.csv").is_file():
-            tables[name] = study.read(name)
+    tables = {name: study.read(name) for name in TABLES if (study.results / f"{name}.csv").is_file()}
     tasks = ", ".join(spec.name for spec in study.profile.tasks)
     parts = [f"## Measured in the study\n\nProfile `{study.profile.name}`, tasks {tasks}; means over tasks, nDCG@10."]
     if {"01_candidates", "01_single_scores"} <= set(tables):
@@ -76,27 +59,19 @@ def measured(study: Study) -> str:
         parts.append(markdown(_coded(tables["05_at_48x"], "method")))
     if "05_peers" in tables:
         peers = tables["05_peers"]
-        best = peers[peers["method"] == "byte blocks"]
-        parts += ["Byte blocks at other sizes:", markdown(_coded(best, "fitted_on"))]
+        parts += ["Byte blocks at other sizes:", markdown(_coded(peers[peers["method"] == "byte blocks"], "fitted_on"))]
     return "\n\n".join(parts)
 
 
 def _alone(study, tables):
-    cards = tables["01_candidates"].set_index("name")
-    single = tables["01_single_scores"]
+    cards, single = tables["01_candidates"].set_index("name"), tables["01_single_scores"]
+    table = cards.loc[study.members, ["licence", "source"]]
     scores = single[single["split"] == "test"].groupby("model")["estimate"].mean()
-    rows = [
-        {"model": name, "nDCG@10": f"{scores[name]:.3f}", "licence": cards.loc[name, "licence"]}
-        | {"source": cards.loc[name, "source"]}
-        for name in study.members
-    ]
-    counts = tables.get("05_model_counts")
-    if counts is not None:
-        raw = counts[(counts["method"] == "raw concat") & (counts["models"] == len(rows))]
-        rows.append(
-            {"model": "**concat**", "nDCG@10": f"{raw['ndcg_at_10'].iloc[-1]:.3f}", "licence": "", "source": ""}
-        )
-    return pd.DataFrame(rows)
+    table.insert(0, "nDCG@10", scores[study.members].map("{:.3f}".format))
+    if (counts := tables.get("05_model_counts")) is not None:
+        raw = counts[(counts["method"] == "raw concat") & (counts["models"] == len(table))]
+        table.loc["**concat**"] = [f"{raw['ndcg_at_10'].iloc[-1]:.3f}", "", ""]
+    return table.rename_axis("model").reset_index()
 
 
 def _coded(table, label):
@@ -106,12 +81,8 @@ def _coded(table, label):
         table = table[table["task"] == MACRO]
     table = table.sort_values("estimate", ascending=False)
     kept = [f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
-    columns = {
-        label.replace("_", " "): table[label],
-        "bytes": table["bytes_per_vector"],
-        "kept of the raw concat": kept,
-    }
-    return pd.DataFrame(columns)
+    columns = {label.replace("_", " "): table[label], "bytes": table["bytes_per_vector"]}
+    return pd.DataFrame(columns | {"kept of the raw concat": kept})
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -1,6 +1,4 @@
-"""The quantized form as a module: documents are coded and decoded, queries only projected, so that any tool that works with
-float vectors (``mteb.evaluate`` for one) measures what the codes find.
-"""
+"""A compressed model as a SentenceTransformer, so that tools for float vectors, such as mteb, measure what the codes find."""
 
 import warnings
 from pathlib import Path
@@ -11,28 +9,26 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.util import load_dir_path
 
-from ccq_utils.codecs import files as codec_files
+from ccq_utils.codecs import files
 from ccq_utils.common.errors import StudyError
-from ccq_utils.deploy.model_files import hub_options
-from ccq_utils.deploy.modules import with_modules
+from ccq_utils.deploy.modules import hub_options, with_modules
 from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
 
 
 class Coded(Module):
-    """``(n, D) -> (n, d)``: what a document's codes stand for; a query's projection. Compare them by dot product.
+    """Turns a document's vector into what its code stands for, and projects a query's. Compare them by dot product.
 
-    ``encode_query`` projects; ``encode_document`` and ``encode`` (so that both sides are coded: symmetric) code and decode.
+    ``encode_query`` projects; ``encode_document`` codes and decodes; so does ``encode``, for search with both sides coded.
 
-    Parameters
-    ----------
-    codec : fitted on vectors like those that come in
+    Args:
+        codec: Fitted on vectors like those that come in.
     """
 
     forward_kwargs = {"task"}
 
     def __init__(self, codec):
         super().__init__()
-        codec_files.require_fit(codec)
+        files.require_fit(codec)
         self.codec = codec
 
     def forward(self, features, task=None, **kwargs):
@@ -44,7 +40,7 @@ class Coded(Module):
         return features
 
     def get_embedding_dimension(self):
-        """Dimensions of decoded vectors."""
+        """Dims of decoded vectors."""
         return self.codec.decode(np.zeros((1, self.codec.bytes_per_vector), dtype=np.uint8)).shape[1]
 
     def get_config_dict(self):
@@ -53,43 +49,49 @@ class Coded(Module):
 
     def save(self, output_path, *args, **kwargs):
         """The codec's files."""
-        codec_files.save_codec(self.codec, Path(output_path))
+        files.save_codec(self.codec, Path(output_path))
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
         """Load what ``save`` wrote."""
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
-        return cls(codec_files.load_codec(Path(folder)))
+        return cls(files.load_codec(Path(folder)))
 
 
 def coded_model(pipeline: CompressedModel) -> SentenceTransformer:
-    """A SentenceTransformer whose document vectors have been through the codec; its similarity is the dot product."""
-    modules = [*pipeline.model, Coded(pipeline.codec)]
-    return with_modules(pipeline.model, modules, similarity_fn_name="dot")
+    """A SentenceTransformer that codes and decodes documents and projects queries; its similarity is the dot product.
+
+    Its ``encode_query`` gives what a faiss index of ``ccq export-faiss`` takes.
+    """
+    return with_modules(pipeline.model, [*pipeline.model, Coded(pipeline.codec)], similarity_fn_name="dot")
 
 
 def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about):
-    """What ``mteb.evaluate`` takes, with its ``ModelMeta`` filled in.
+    """A model for ``mteb.evaluate``, with its ``ModelMeta`` filled in.
 
-    Parameters
-    ----------
-    name : ``organisation/model``
-    coded : documents through the codec; False scores the float vectors
-    about : further fields of ``mteb.ModelMeta``, for example ``release_date``, ``license``, ``training_datasets``
+    Args:
+        pipeline: A fitted model.
+        name: ``organisation/model``.
+        coded: Documents go through the codec; False scores the float vectors.
+        about: Further fields of ``mteb.ModelMeta``, for example ``release_date``, ``license``, ``training_datasets``.
 
-    Raises
-    ------
-    StudyError : a name without an organisation.
+    Raises:
+        StudyError: The name has no organisation.
     """
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 
     if name.count("/") != 1:
         raise StudyError(f"model name {name!r} must be organisation/model, as on the hub")
     model = coded_model(pipeline) if coded else pipeline.decoded()
-    members = getattr(model[0], "members", [model])
     tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
-    size = {"codec": type(pipeline.codec).__name__, "bytes_per_vector": pipeline.codec.bytes_per_vector}
-    measured = {
+    members = getattr(model[0], "members", [model])
+    unknown = ("release_date", "license", "public_training_code", "public_training_data", "training_datasets")
+    fields = dict.fromkeys(unknown) | {
+        "name": name,
+        "languages": ["eng-Latn"],
+        "loader": None,
+        "framework": ["Sentence Transformers", "PyTorch"],
+        "open_weights": True,
         "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),
         "n_parameters": sum(part.numel() for part in model.parameters()),
         "n_embedding_parameters": sum(table.numel() for table in tables),
@@ -98,16 +100,10 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
         "embed_dim": model.get_embedding_dimension(),
         "similarity_fn_name": model.similarity_fn_name,
         "use_instructions": any(text for member in members for text in member.prompts.values()),
-        "experiment_kwargs": size if coded else None,
+        "experiment_kwargs": model[-1].get_config_dict() if coded else None,
     }
-    fixed = {"loader": None, "framework": ["Sentence Transformers", "PyTorch"], "open_weights": True}
-    unknown = dict.fromkeys(
-        ("release_date", "license", "public_training_code", "public_training_data", "training_datasets")
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # mteb calls the library's older names
         wrapped = SentenceTransformerEncoderWrapper(model)
-    wrapped.mteb_model_meta = ModelMeta(
-        **{"name": name, "languages": ["eng-Latn"]} | fixed | unknown | measured | about
-    )
+    wrapped.mteb_model_meta = ModelMeta(**fields | about)
     return wrapped

@@ -1,24 +1,28 @@
-"""The concat as sentence-transformers modules: ``SentenceTransformer(modules=[Concat([...]), Decoder(...), Normalize()])``.
+"""The concat as modules of sentence-transformers, and how a saved model of them is loaded.
 
-``ConcatTransformer`` is a SentenceTransformer that also normalises what it truncates. ``model_files.load_model`` reads what
-``save_pretrained`` writes.
+Example:
+    model = ConcatTransformer(modules=[Concat([one, other]), DecoderModule.of(trained), Normalize()])
+    model.save_pretrained("folder")
+    again = load_model("folder")
 """
 
+import importlib
+import json
 import math
 import re
 import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule, Module
 from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import load_dir_path
+from sentence_transformers.util import import_module_class, load_dir_path, load_file_path
 from torch.nn import functional
 
-from ccq_utils.codecs import decoder
+from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.common.errors import StudyError
-from ccq_utils.deploy.model_files import hub_options, load_model
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names under which sentence-transformers looks for the prompt of a document, in this order."""
@@ -31,16 +35,14 @@ class Concat(InputModule):
     Each member keeps its own tokenizer, pooling, maximum length and prompts: ``encode_query`` and ``encode_document`` take
     each member's own prompt, ``encode`` its default one; a ``prompt`` that is given (and not empty) goes to all members.
 
-    Parameters
-    ----------
-    members : SentenceTransformers, at least one
-    weights : one positive number per member; equal weights where None
-    names : one folder name per member, by which errors and saved files call it; ``member_1``, ... where None
+    Args:
+        members: SentenceTransformers, at least one.
+        weights: One positive number per member; all the same where None.
+        names: One folder name per member, used in errors and saved files; ``member_1``, ... where None.
 
-    Raises
-    ------
-    StudyError : no member, a member that cannot read texts by itself, members with different similarity functions, weights
-        or names that do not fit.
+    Raises:
+        StudyError: No member, a member that cannot read texts by itself, members with different similarity functions, or
+            weights or names that do not fit.
     """
 
     config_keys = ["names", "weights"]
@@ -155,13 +157,14 @@ class Concat(InputModule):
         return cls(members, **config)
 
 
-class Decoder(decoder.Decoder, Module):
+class DecoderModule(Decoder, Module):
     """The study's decoder as a module; follow it by ``Normalize()``.
 
-    Parameters
-    ----------
-    stops : truncation depths that it was trained for; None where any depth will do, as with PCA
-    shape : ``in_dims``, ``out_dims``, ``depth``, ``width``, ``dropout``, ``residual``
+    Args:
+        in_dims: Dims of the concat.
+        out_dims: Dims of the output.
+        stops: Dims that it was trained to be cut to; None where any will do, as with PCA.
+        shape: ``depth``, ``width``, ``dropout``, ``residual`` of ``Decoder``.
     """
 
     config_keys = ["in_dims", "out_dims", "depth", "width", "dropout", "residual", "stops"]
@@ -171,21 +174,21 @@ class Decoder(decoder.Decoder, Module):
         self.stops = None if stops is None else sorted(stops)
 
     @classmethod
-    def of(cls, trained: decoder.Decoder, stops: list[int] | None = None) -> "Decoder":
+    def of(cls, trained: Decoder, stops: list[int] | None = None) -> "DecoderModule":
         """A copy of a trained decoder."""
         module = cls(**trained.config, stops=stops)
         module.load_state_dict(trained.state_dict())
         return module.eval()
 
     def forward(self, features, **kwargs):
-        """``sentence_embedding`` of ``(n, D)`` becomes ``(n, d)``, not normalised; a plain tensor gives a plain tensor."""
+        """Decodes ``sentence_embedding``, without normalising it; a plain tensor gives a plain tensor."""
         if isinstance(features, torch.Tensor):
             return super().forward(features)
         features["sentence_embedding"] = super().forward(features["sentence_embedding"])
         return features
 
     def get_embedding_dimension(self):
-        """Dimensions of the output."""
+        """Dims of the output."""
         return self.config["out_dims"]
 
     def get_config_dict(self):
@@ -206,14 +209,12 @@ class Decoder(decoder.Decoder, Module):
 
 
 class ConcatTransformer(SentenceTransformer):
-    """A SentenceTransformer that truncates before it normalises, warns of a dim that is no stop, and has a name.
+    """A SentenceTransformer that normalises what it truncates, and warns of a ``truncate_dim`` that is no stop.
 
-    The library truncates what comes out of the last module, ``Normalize`` included, and tells no module of it: truncated
-    vectors of a plain SentenceTransformer of these modules are shorter than one, and any dim passes without a word. Cosines
-    do not mind; dot products and int8 codes do. What ``load_model`` loads is always a ConcatTransformer.
+    The library cuts the vectors that come out of the last module, ``Normalize`` included, so they become shorter than one.
+    Cosines do not mind; dot products and int8 codes do.
 
-    The name is that of the members, ``concat/lexical+minilm``; mteb and the model card take it from
-    ``model_card_data.model_name``, which can be set to another one.
+    mteb and model cards call it by its members, ``concat/lexical+minilm``, unless ``model_card_data.model_name`` is set.
     """
 
     def __init__(self, *args, **kwargs):
@@ -225,7 +226,7 @@ class ConcatTransformer(SentenceTransformer):
         """As the library's, with vectors of length one also where they are truncated."""
         dims = self.truncate_dim if truncate_dim is None else truncate_dim
         if dims is not None and dims < self._full_dims():
-            stops = next((module.stops for module in self if isinstance(module, Decoder)), [])
+            stops = next((module.stops for module in self if isinstance(module, DecoderModule)), [])
             if stops is not None and dims not in stops:
                 made = f"its stops are {', '.join(map(str, stops))}" if stops else "it has no decoder, and so no stops"
                 warnings.warn(f"truncate_dim {dims} is no stop of this model ({made}); expect less of it", stacklevel=2)
@@ -241,6 +242,81 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
     """A model of other modules with a model's prompts, on its device."""
     prompts = {"prompts": dict(model.prompts), "default_prompt_name": model.default_prompt_name}
     return ConcatTransformer(modules=modules, device=str(model.device), **prompts, **settings)
+
+
+CLASSES = {
+    "Concat": "ccq_utils.deploy.modules.Concat",
+    "DecoderModule": "ccq_utils.deploy.modules.DecoderModule",
+    "Decoder": "ccq_utils.deploy.modules.DecoderModule",
+    "Coded": "ccq_utils.deploy.coded.Coded",
+    "LexicalEncoder": "ccq_utils.models.lexical.LexicalEncoder",
+}
+"""Modules of this package that a saved model may name, wherever they lay when it was saved, and where they lie now."""
+
+
+def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
+    """A saved model of sentence-transformers' modules and of ours. No other code is run.
+
+    ``SentenceTransformer(folder)`` would ask to trust remote code for every module outside its own package.
+
+    Args:
+        name_or_path: A folder or a hub id.
+        device: As of SentenceTransformer; it chooses where None.
+        hub: ``token``, ``cache_folder``, ``revision``, ``local_files_only``.
+
+    Raises:
+        StudyError: No saved model there, a file that is missing or damaged, or a module of any other package.
+    """
+    name = str(name_or_path)
+    config = _read_json(name, "config_sentence_transformers.json", hub)
+    modules, module_kwargs = [], {}
+    options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs")) | {"backend": "torch"}
+    for entry in _read_json(name, "modules.json", hub):
+        module_class, folder = _module_class(name, entry["type"]), entry["path"]
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise StudyError(f"model {name}: module path {folder!r} leads out of its folder")
+        try:
+            modules.append(module_class.load(name, subfolder=folder, **hub, trust_remote_code=False, **options))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise StudyError(f"model {name}: {folder or 'its main folder'} cannot be read ({problem})") from error
+        if entry.get("kwargs"):
+            module_kwargs[str(len(modules) - 1)] = entry["kwargs"]
+    names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+    kind = ConcatTransformer if any(isinstance(module, Concat) for module in modules) else SentenceTransformer
+    model = kind(modules=modules, device=device, **{key: config.get(key) for key in names})
+    model.module_kwargs = module_kwargs or None
+    return model
+
+
+def _read_json(name, file, hub):
+    try:
+        path = load_file_path(name, file, **hub)
+        if path is None:
+            raise StudyError(f"model {name}: {file} is missing; give a folder that save_pretrained wrote, or a hub id")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8, or no hub id
+        raise StudyError(f"model {name}: {file} cannot be read ({error})") from error
+
+
+def _module_class(name, reference):
+    if reference.startswith("ccq_utils.") and (own := CLASSES.get(reference.rpartition(".")[2])):
+        package, _, kind = own.rpartition(".")
+        return getattr(importlib.import_module(package), kind)
+    if not reference.startswith("sentence_transformers."):
+        raise StudyError(
+            f"model {name}: module {reference!r} is neither of sentence-transformers nor of ccq_utils; if you trust it, use"
+            " SentenceTransformer(..., trust_remote_code=True)"
+        )
+    found = import_module_class(reference)
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise StudyError(f"model {name}: {reference!r} is no module")
+    return found
+
+
+def hub_options(options: dict) -> dict:
+    """Those of a module's ``load`` options that say where on the hub a file is."""
+    return {key: options[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in options}
 
 
 def prompt_of(member: SentenceTransformer, task: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The concat and its codec as one object: fit on texts, encode documents to a few bytes each, search them, save, load."""
+"""The concat and its codec as one object: fit on texts, encode documents to a few bytes each, search, save, load."""
 
 import json
 import tempfile
@@ -12,35 +12,39 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging
 
-from ccq_utils.codecs import files as codec_files
-from ccq_utils.codecs import percentile as codecs
-from ccq_utils.common.cache import digest, file_digest, writing_to
+from ccq_utils.codecs import faiss_index, files
+from ccq_utils.codecs.percentile import make_codec
+from ccq_utils.common.cache import digest, file_digest
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import writing_to
 from ccq_utils.common.progress import progress
-from ccq_utils.deploy import shards
-from ccq_utils.deploy.model_files import load_model
-from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder, with_modules
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, load_model, with_modules
 from ccq_utils.models import encoding
 
 MANIFEST = "pipeline.json"
-CHUNK = 4096  # texts: their float vectors are held at once, 16 MB per 1,000 dims
-FACTOR = 48  # the paper's compression
+CHUNK = 4096
+"""Texts whose float vectors are held at once: 16 MB per 1,000 dims."""
+FACTOR = 48
+"""The paper's compression."""
 
 
 class CompressedModel:
-    """A model and the codec of its vectors. Documents become packed codes; queries stay in float (asymmetric search).
+    """A model and the codec of its vectors. Documents become packed codes; queries stay in float.
 
-    Parameters
-    ----------
-    model : a SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not
-    codec : of ``ccq_utils.codecs.percentile``, fitted on this model's vectors or not yet: byte blocks or percentile
-    card : Markdown that goes into the saved README.md, below how to use the model
-    precision : what transformers compute in (``encoding.PRECISIONS``). It belongs to the machine and is not saved; the
-        attribute is ``float32`` or ``bfloat16``
+    Example:
+        model = CompressedModel.from_profile("default")
+        codes = model.fit_encode_document(texts)
+        scores, numbers = model.search("What do I want to know?", codes, k=5)
 
-    Raises
-    ------
-    StudyError : a model with a ``truncate_dim`` of its own, an unknown precision.
+    Args:
+        model: A SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not.
+        codec: Byte blocks or a percentile codec, fitted on this model's vectors or not yet.
+        card: Markdown for the saved README.md, below how to use the model.
+        precision: What transformers compute in, one of ``models.encoding.PRECISIONS``. It belongs to the machine and is not
+            saved; the property tells what ``auto`` became.
+
+    Raises:
+        StudyError: The model has a ``truncate_dim`` of its own, or the precision is unknown.
     """
 
     def __init__(self, model: SentenceTransformer, codec, card: str = "", precision: str = "float32"):
@@ -68,35 +72,36 @@ class CompressedModel:
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile chose, with their weights.
 
-        Parameters
-        ----------
-        budget : bytes per document; a 48th of the concat's where None
-        codec : a name of ``codecs.CODECS``; ``decoder`` takes the one that notebook 03 chose
-        general : fit it on the profile's training text; otherwise call ``fit`` with texts of your own
-        output : where the profile's notebooks wrote to; empty for the checkout
-        device : where the members run, as of SentenceTransformer: ``cuda``, for example; None takes the best there is
+        Args:
+            profile: Its name or YAML file.
+            budget: Bytes per document; a 48th of the concat's where None.
+            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` takes the one that notebook 03 chose.
+            general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
+            output: Where the profile's notebooks wrote to; empty for the checkout.
+            device: Where the members run: ``cpu``, ``cuda``; None takes the best there is.
+            precision: As of the class.
 
-        Raises
-        ------
-        StudyError : an unknown profile or codec, a profile whose notebooks have not been run, a device that is not there.
+        Raises:
+            StudyError: An unknown profile or codec, a profile whose notebooks have not been run, or no such device.
         """
         from ccq_utils.deploy import card  # these read the study's tables
-        from ccq_utils.study.retention import chosen_decoder
         from ccq_utils.study.study import Study
+        from ccq_utils.study.training import trained_decoder
 
-        study = Study(profile, "07", output)
+        study = Study(profile, output=output)
         chosen = study.selection
         members = [study.models[name].model for name in chosen["member"]]
         joined = Concat(members, list(chosen["weight"]), list(chosen["member"]))
         dims = joined.get_embedding_dimension()
         decoder = None
         if codec.startswith("decoder"):
-            trained, stops = chosen_decoder(study), study.profile.decoder.stops
-            decoder = Decoder.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
+            start, stops = study.read("03_decoders")["start"].iloc[0], study.profile.decoder.stops
+            trained = trained_decoder(study, start)[0]
+            decoder = DecoderModule.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
         budget = max(1, 4 * dims // FACTOR) if budget is None else budget
-        made = codecs.make_codec(codec, dims, budget, decoder, study.profile.seed)
+        made = make_codec(codec, dims, budget, decoder, study.profile.seed)
         if general:
-            made.fit(study.joined("training"), study.joined("calibration"))
+            made.fit(study.concat("training"), study.concat("calibration"))
         with on_device(device):
             model = ConcatTransformer(modules=[joined], device=device)
         return cls(model, made, card.measured(study), precision)
@@ -104,11 +109,10 @@ class CompressedModel:
     # ---- use ----------------------------------------------------------------------------------------------------
 
     def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
-        """Fit the codec on the texts that are going to be coded, or on general text with ``calibration`` texts set apart.
+        """Fit the codec on the texts that will be coded, or on other text with ``calibration`` texts set apart.
 
-        Raises
-        ------
-        StudyError : an empty text, or too few texts for the codec.
+        Raises:
+            StudyError: An empty text, or too few texts for the codec.
         """
         return self._fit(*[self._vectors(part, "document") for part in (texts, calibration) if part is not None])
 
@@ -123,32 +127,37 @@ class CompressedModel:
         return self
 
     def encode_document(self, texts: list[str]) -> np.ndarray:
-        """Packed codes ``(n, bytes_per_vector) uint8``, in the order of the texts."""
-        codec_files.require_fit(self.codec)
+        """Packed codes, shape (texts, bytes), uint8, in the order of the texts."""
+        files.require_fit(self.codec)
         texts = _checked(texts)
         starts = progress(range(0, len(texts), CHUNK), "texts encoded") if len(texts) > CHUNK else (0,)
-        parts = [self.codec.encode(self._vectors(texts[start : start + CHUNK], "document")) for start in starts]
-        return np.concatenate(parts)
+        return np.concatenate(
+            [self.codec.encode(self._vectors(texts[start : start + CHUNK], "document")) for start in starts]
+        )
 
-    def search(self, queries: str | list[str], codes: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and document numbers ``(queries, k)``, best first; ``(k,)`` for a single query.
+    def index(self, codes: np.ndarray):
+        """A faiss index of the codes: build it once where several searches follow, or to save it."""
+        files.require_fit(self.codec)
+        return faiss_index.to_faiss(self.codec, codes)
 
-        Raises
-        ------
-        StudyError : an empty query, k below one, or codes of another shape than this codec's.
+    def search(self, queries: str | list[str], codes, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The best documents of each query; all documents are compared.
+
+        Args:
+            queries: One text or several.
+            codes: Packed codes, or the ``index`` of them.
+            k: Results per query.
+
+        Returns:
+            Scores and document numbers, shape (queries, k), best first; shape (k,) for a single query.
+
+        Raises:
+            StudyError: An empty query, k below one, or codes of another shape than this codec's.
         """
-        codec_files.require_fit(self.codec)
-        wanted = self.codec.bytes_per_vector
-        codes = np.asarray(codes)
-        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
-            raise StudyError(
-                f"codes are {codes.dtype} of shape {codes.shape}, this model's are uint8 of shape (n, {wanted});"
-                " encode the texts with this model"
-            )
-        if k < 1:
-            raise StudyError(f"k {k} must be at least 1")
         alone = isinstance(queries, str)
-        scores, numbers = codecs.search(self.codec, self._vectors([queries] if alone else queries, "query"), codes, k)
+        vectors = self._vectors([queries] if alone else queries, "query")
+        index = codes if hasattr(codes, "ntotal") else self.index(codes)
+        scores, numbers = faiss_index.search(self.codec, index, vectors, k)
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
     def _vectors(self, texts, task):
@@ -159,89 +168,98 @@ class CompressedModel:
         decoder = getattr(self.codec, "decoder_", None)
         if decoder is None:
             return self.model
-        module = decoder if isinstance(decoder, Decoder) else Decoder.of(decoder)
+        module = decoder if isinstance(decoder, DecoderModule) else DecoderModule.of(decoder)
         return with_modules(self.model, [*self.model, module, Normalize()])
 
     # ---- files --------------------------------------------------------------------------------------------------
 
     @property
     def marks(self) -> dict[str, str]:
-        """Fingerprints of the model and of the fitted codec: what a codes file carries."""
+        """Fingerprints of the fitted codec and of the model, which codes files carry."""
         if "model" not in self._marks:
             self._marks["model"] = model_fingerprint(self.model)
         if "codec" not in self._marks:
-            codec_files.require_fit(self.codec)
-            self._marks["codec"] = codec_files.fingerprint(self.codec)
+            files.require_fit(self.codec)
+            self._marks["codec"] = files.fingerprint(self.codec)
         return {name: self._marks[name] for name in ("codec", "model")}
 
     def save(self, folder: str | Path, anchors: bool = True) -> None:
-        """Write the model (as ``decoded`` gives it), the codec, a model card and a list of all files with their sha256.
+        """Write the model (as ``decoded`` gives it), the codec, a model card, and a list of all files with their sha256.
 
-        Parameters
-        ----------
-        folder : new, empty, or one that holds a saved model, which is replaced
-        anchors : byte blocks that were fitted on the corpus itself keep its float vectors, by which they choose codes;
-            False leaves them out: what only searches does not need them, and texts coded later get the nearest centroids
+        Args:
+            folder: New, empty, or one that holds a saved model, which is replaced.
+            anchors: Byte blocks that were fitted on the corpus keep its float vectors, by which they choose codes. False
+                leaves them out: searching does not need them, and texts coded later get the nearest centroids.
         """
         from ccq_utils.deploy import card
 
         folder = Path(folder)
         _quiet()
         check_place(folder)
-        with writing_to(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=_made(folder.parent)) as scratch:
-            made = Path(scratch) / "model"
-            codec_files.save_codec(self.codec, made / "codec", anchors)
-            self.decoded().save_pretrained(str(made), create_model_card=False)
-            (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
-            about = {"version": codec_files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
-            files = {name: file_digest(made / name) for name in _files(made)}
-            (made / MANIFEST).write_text(json.dumps(about | {"files": files}, indent=1))
-            if folder.exists():
-                folder.replace(Path(scratch) / "replaced")  # deleted with the scratch folder, once the new one is there
-            made.replace(folder)
+        with writing_to(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as scratch:
+                made = Path(scratch) / "model"
+                files.save_codec(self.codec, made / "codec", anchors)
+                self.decoded().save_pretrained(str(made), create_model_card=False)
+                (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
+                about = {"version": files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
+                about["files"] = {name: file_digest(made / name) for name in _files(made)}
+                (made / MANIFEST).write_text(json.dumps(about, indent=1))
+                if folder.exists():
+                    folder.replace(Path(scratch) / "replaced")  # deleted once the new one is there
+                made.replace(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, precision: str = "float32") -> "CompressedModel":
-        """What ``save`` wrote, on a device (see ``from_profile``).
+        """What ``save`` wrote, on a device.
 
-        Raises
-        ------
-        StudyError : no saved model there, a file that is missing or altered, a format that is newer, a device that is not
-            there.
+        Raises:
+            StudyError: No saved model there, a file that is missing or altered, a newer format, or no such device.
         """
         folder = Path(folder)
         _quiet()
-        marks, files, count, card = read_manifest(folder)
-        for name, expected in files.items():
+        about = read_manifest(folder)
+        for name, expected in about["files"].items():
             if not (folder / name).is_file():
                 raise StudyError(f"saved model {folder}: {name} is missing; save the model again or copy the file back")
             if file_digest(folder / name) != expected:
                 raise StudyError(f"saved model {folder}: {name} was altered since it was saved; save the model again")
         with on_device(device):
             whole = load_model(folder, device)
+        count = about["modules"]
         model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
-        loaded = cls(model, codec_files.load_codec(folder / "codec"), card, precision)
-        if codec_files.fingerprint(loaded.codec) != marks["codec"]:
+        loaded = cls(model, files.load_codec(folder / "codec"), about["card"], precision)
+        if files.fingerprint(loaded.codec) != about["codec"]:
             raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
         if len(whole) > count:
             loaded.codec.decoder_ = whole[count]  # the same weights, with their stops
-        loaded._marks = marks
+        loaded._marks = {name: about[name] for name in ("codec", "model")}
         return loaded
 
     def save_codes(self, path: str | Path, codes: np.ndarray, ids: Iterable) -> None:
-        """Write codes and ids to an ``.npz`` file that knows which codec and model made it."""
-        codec_files.save_codes(Path(path), codes, [str(name) for name in ids], self.marks)
+        """Write codes and ids to a safetensors file that knows which codec and model made it."""
+        files.save_codes(Path(path), codes, list(ids), self.marks)
 
     def load_codes(self, path: str | Path) -> tuple[np.ndarray, list[str]]:
-        """Codes and ids of a file or of a folder of shards; raises ``StudyError`` where another codec or model made it."""
-        if Path(path).is_dir():
-            return shards.read(Path(path), self.marks)
-        return codec_files.load_codes(Path(path), self.marks)
+        """Codes and ids of a file or a folder of parts; raises ``StudyError`` where another codec or model made them."""
+        return files.load_codes(Path(path), self.marks)
+
+    def save_index(self, path: str | Path, index, ids: Iterable) -> None:
+        """Write an ``index`` for plain faiss, and ids and fingerprints to ``PATH.json``.
+
+        It takes queries as ``coded_model(self).encode_query`` gives them, and finds what ``search`` finds.
+        """
+        faiss_index.save_index(Path(path), index, [str(name) for name in ids], self.marks)
+
+    def load_index(self, path: str | Path) -> tuple:
+        """Index and ids of what ``save_index`` wrote; raises ``StudyError`` where another codec or model made it."""
+        return faiss_index.load_index(Path(path), self.marks)
 
 
 @contextmanager
 def on_device(device: str | None):
-    """Turn torch's word on a device that it does not have into one clear ``StudyError``."""
+    """Turn torch's error on a device that it does not have into one clear ``StudyError``."""
     try:
         if device is not None:
             torch.empty(0, device=device)
@@ -251,13 +269,13 @@ def on_device(device: str | None):
         raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
 
 
-def read_manifest(folder: Path) -> tuple[dict[str, str], dict[str, str], int, str]:
-    """Fingerprints, sha256 per file, number of float modules and card of a saved model, none of them checked yet."""
+def read_manifest(folder: Path) -> dict:
+    """The list of a saved model's files (``files``, sha256 by name) with its fingerprints; none of them checked yet."""
     try:
         about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        codec_files.check_version(about["version"], f"saved model {folder}")
-        marks, files = {name: about[name] for name in ("codec", "model")}, dict(about["files"])
-        return marks, files, int(about["modules"]), str(about["card"])
+        files.check_version(about["version"], f"saved model {folder}")
+        kinds = {"codec": str, "model": str, "files": dict, "modules": int, "card": str}
+        return {name: kind(about[name]) for name, kind in kinds.items()}
     except FileNotFoundError as error:
         raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -290,11 +308,6 @@ def _quiet():
     """Load reports and bars of transformers stay out of the way; its errors do not."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _made(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _files(folder):

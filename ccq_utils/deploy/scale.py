@@ -1,211 +1,251 @@
-"""A corpus of any size to codes: cut into numbered parts, each encoded by one worker as a whole, one shard per part.
+"""A corpus of any size to codes: cut into parts, encoded one by one here or on a Ray cluster, one file per part.
 
-The part is the unit. A text's last bits depend on the batch that it is encoded in, so a part always holds the same texts
-and one call encodes them: any worker of any engine gives the same bytes (with equal ``threads``). Only the driver writes;
-a worker that dies leaves nothing behind, and a shard that is there and intact is never made again.
-
-Ray Data is not used: it cuts and merges blocks by their size, which would move texts to other batches; its readers need
-the corpus on every machine, and it does not run through ``ray://``. Here texts go out and codes come back.
+A text's last bits depend on the batch that it is encoded in. So a part always holds the same texts and one call encodes all
+of them: every worker writes the same bytes, as long as all use as many threads. A part that is there and intact is not made
+again, so that a run that was killed goes on where it stopped.
 """
 
 import hashlib
-import importlib.util
+import importlib
 import json
-import tempfile
-import time
+import logging
+import os
+import socket
+import warnings
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from ccq_utils.codecs.files import PARTS, VERSION, read_codes, save_codes
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import PARTIAL, write_atomically, writing_to
 from ccq_utils.common.progress import progress
 from ccq_utils.data.text_files import stream_texts
-from ccq_utils.deploy import shards
-from ccq_utils.deploy.engines import engine
 from ccq_utils.deploy.pipeline import CHUNK, CompressedModel, read_manifest
-from ccq_utils.deploy.shards import Part
 from ccq_utils.models.encoding import precision_here
+
+RETRIES = 3
+"""Further tries of a part whose worker died. What kills four workers is the part itself, most often by its memory."""
+ANSWER = 5
+"""Seconds to wait for a cluster. Ray itself waits two minutes and then ends the process."""
 
 
 @dataclass(frozen=True)
-class Coded:
-    """What ``encode_corpus`` did: texts, bytes per text, parts, how many of them now; seconds to start, seconds of work."""
+class Part:
+    """What a file of codes is made from: its number, how many texts, and the sha256 of ids and texts."""
 
+    number: int
     rows: int
-    bytes: int
-    parts: int
-    made: int
-    start_seconds: float
-    seconds: float
+    texts: str
 
+    @classmethod
+    def of(cls, number: int, ids: list[str], texts: list[str]) -> "Part":
+        """The part that these texts are."""
+        return cls(number, len(ids), hashlib.sha256(json.dumps([ids, texts]).encode()).hexdigest())
 
-class Coder:
-    """A saved model in a worker: texts to packed codes ``(n, bytes) uint8``.
-
-    Parameters
-    ----------
-    folder : of the saved model, at the same path on every machine of a cluster
-    marks : its fingerprints where the work was planned; a machine that holds another model refuses
-    threads : of torch and numpy; None leaves them as they are
-    running : how the model runs, as of ``CompressedModel.load``
-    """
-
-    def __init__(self, folder: str, marks: dict[str, str], threads: int | None = None, **running):
-        self.model, self.threads = CompressedModel.load(folder, **running), threads
-        if any(self.model.marks[name] != mark for name, mark in marks.items() if name in self.model.marks):
-            raise StudyError(f"the saved model {folder} is another one on this machine; copy it to all of them")
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        """Codes of one part."""
-        with threadpool_limits(self.threads):
-            return self.model.encode_document(texts)
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return f"part-{self.number:06d}.safetensors"
 
 
 def encode_corpus(
     model: str | Path,
     texts: str | Path,
     out: str | Path,
-    engine_name: str = "local",
     address: str = "",
     workers: int | None = None,
     threads: int | None = None,
     device: str | None = "cpu",
     part: int = CHUNK,
     precision: str = "float32",
-) -> Coded:
-    """Encode a corpus with a saved model to a folder of shards; what an earlier run left there intact is kept.
+) -> dict[str, int]:
+    """Encode a corpus with a saved model to a folder of parts, which ``CompressedModel.load_codes`` reads.
 
-    Parameters
-    ----------
-    model : folder of a saved model
-    texts : as of ``textfiles.stream_texts``: read twice, never held as a whole
-    out : folder; ``CompressedModel.load_codes`` reads it
-    engine_name, address, workers, threads : as of ``engines.engine``; equal bytes need equal ``threads``; where None, a Ray
-        worker takes one and the local engine what torch takes
-    device : as of SentenceTransformer; ``cuda`` gives each Ray worker a GPU of its own
-    part : texts per shard
-    precision : what transformers compute in (``encoding.PRECISIONS``); ``auto`` is decided here, for all workers
+    Args:
+        model: Folder of a saved model; on a cluster, at the same path on every machine.
+        texts: A ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them. They are read twice and never held as a whole.
+        out: The folder to write.
+        address: Empty encodes here, one part after the other. With Ray: ``local`` starts a cluster on this machine,
+            ``auto`` finds the one that runs on it, or ``host:port`` or ``ray://host:port``.
+        workers: Parts encoded at once with Ray; as many as the cluster has room for where None.
+        threads: Of each worker. None is one with Ray, and what torch takes without.
+        device: As of ``CompressedModel.load``; with ``cuda`` each Ray worker holds a GPU.
+        part: Texts per part.
+        precision: As of ``CompressedModel``; ``auto`` is decided here, for all workers.
 
-    Raises
-    ------
-    StudyError : as ``stream_texts``, ``engine``, ``CompressedModel.load`` and ``shards.is_done`` do; an id that stands
-        twice, an empty corpus, texts that change meanwhile.
+    Returns:
+        Number of ``texts``, of ``parts``, and of parts ``made`` now.
+
+    Raises:
+        StudyError: A bad text, an id that stands twice, texts that change meanwhile, codes of another model in the folder,
+            a cluster that cannot be reached or has no room, or a part that keeps killing its worker.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
-    if part < 1:
-        raise StudyError(f"part {part} must be at least 1 text")
-    precision = precision_here(precision)
-    if engine_name == "ray" and threads is None:
-        threads = 1
-    marks, files, *_ = read_manifest(model)
-    marks = marks | {"precision": precision}
-    marks |= {"codec_file": files.get("codec/codec.safetensors", "")}  # with or without a corpus: other codes
+    for label, number in (("part", part), ("workers", workers), ("threads", threads)):
+        if number is not None and number < 1:
+            raise StudyError(f"{label} {number} must be at least 1")
+    if workers is not None and not address:
+        raise StudyError(f"workers {workers} need Ray; give an address, such as local")
+    about = read_manifest(model)
+    marks = {"codec": about["codec"], "model": about["model"], "precision": precision_here(precision)}
+    marks["codec_file"] = about["files"].get("codec/codec.safetensors", "")  # with or without a corpus: other codes
     plan = plan_parts(texts, part)
-    listed = shards.listed(out)
-    missing = {piece.number for piece in plan if not shards.is_done(out, piece, marks, listed.get(piece.file, ""))}
-    began, first = time.monotonic(), None
-    held, work = {}, partial(Coder, str(model), marks, threads, device=device, precision=precision)
+    missing = {piece.number for piece in plan if not _is_done(out, piece, marks)}
+    held = {}
 
-    def items():
-        nonlocal first
-        first = time.monotonic()  # workers are ready when they ask for the first part
-        for piece, found in zip_longest(plan, cut(texts, part)):
-            if not (piece and found and describe(piece.number, *found) == piece):
+    def chunks():
+        for piece, found in zip_longest(plan, _cut(texts, part)):
+            if not (piece and found and Part.of(piece.number, *found) == piece):
                 raise StudyError(f"texts {texts.name} were changed while they were encoded; run it again")
             if piece.number in missing:
                 held[piece.number], chunk = found
                 yield piece.number, chunk
 
     if missing:
-        shards.begin(out)
-        with engine(engine_name, address, workers, threads, (device or "").startswith("cuda")) as run:
-            for number, codes in progress(run(work, items()), "parts encoded", len(missing)):
-                shards.write(out, plan[number], held.pop(number), codes, marks)
-    ended = time.monotonic()
-    shards.finish(out, plan, marks)
-    rows, start = sum(piece.rows for piece in plan), (first or ended) - began
-    return Coded(rows, shards.width(out / plan[0].file), len(plan), len(missing), start, ended - began - start)
+        with writing_to(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / PARTS).unlink(missing_ok=True)  # from here on the folder counts as unfinished
+        threads = threads or (1 if address else None)
+        work = partial(encode_part, str(model), about["codec"], about["model"], threads, device, marks["precision"])
+        done = _on_ray(work, chunks(), address, workers, threads, device) if address else _here(work, chunks())
+        for number, codes in progress(done, "parts encoded", len(missing)):
+            save_codes(out / plan[number].file, codes, held.pop(number), marks | asdict(plan[number]))
+    _finish(out, plan, marks)
+    return {"texts": sum(piece.rows for piece in plan), "parts": len(plan), "made": len(missing)}
 
 
-def cut(texts: Path, part: int) -> Iterator[tuple[list[str], list[str]]]:
-    """Ids and texts of one part after the other, in the order of the corpus."""
+def encode_part(model, codec_mark, model_mark, threads, device, precision, texts: list[str]) -> np.ndarray:
+    """Codes of one part, by a model that each process loads once; refuses a machine that holds another one."""
+    with threadpool_limits(threads):
+        loaded = _loaded(model, device, precision)
+        if loaded.marks != {"codec": codec_mark, "model": model_mark}:
+            raise StudyError(f"the saved model {model} is another one on this machine; copy it to all of them")
+        return loaded.encode_document(texts)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model, device, precision):
+    return CompressedModel.load(model, device, precision)
+
+
+def _cut(texts: Path, part: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and texts of one part after the other."""
     rows = stream_texts(texts)
     while chunk := list(islice(rows, part)):
         yield [name for name, _ in chunk], [text for _, text in chunk]
 
 
 def plan_parts(texts: Path, part: int) -> list[Part]:
-    """The parts of a corpus, from one pass over it: what is wrong with it shows before the long work.
-
-    Raises
-    ------
-    StudyError : as ``stream_texts`` does; an id that stands twice, no text at all.
-    """
+    """The parts of a corpus, from one pass over it, so that a bad text shows before the long work."""
     plan, keys = [], array("Q")  # 8 bytes per id are held, whatever its length
-    for number, (ids, chunk) in enumerate(cut(texts, part)):
-        plan.append(describe(number, ids, chunk))
-        keys.extend(map(_key, ids))
+    for number, (ids, chunk) in enumerate(_cut(texts, part)):
+        plan.append(Part.of(number, ids, chunk))
+        keys.extend(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in ids)
     if not plan:
         raise StudyError(f"texts {texts.name} holds no text; give JSON objects with 'id' and 'text', one per line")
-    ordered = np.sort(np.frombuffer(keys, np.uint64))
-    if len(twice := set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())):
-        seen = set()
-        for ids, _ in cut(texts, part):
-            for name in ids:
-                if _key(name) in twice:  # or, once in a few billion ids, two ids of one key
-                    if name in seen:
-                        raise StudyError(f"texts {texts.name}: the id {name!r} stands twice; ids must differ")
-                    seen.add(name)
+    if twice := len(keys) - len(np.unique(np.frombuffer(keys, np.uint64))):
+        raise StudyError(f"texts {texts.name}: {twice} of {len(keys)} ids stand there already; ids must differ")
     return plan
 
 
-def describe(number: int, ids: list[str], texts: list[str]) -> Part:
-    """The part that these ids and texts are."""
-    found = hashlib.sha256(json.dumps([ids, texts]).encode()).hexdigest()
-    return Part(number, len(ids), ids[0], ids[-1], found)
+def _is_done(folder, part, marks):
+    """Whether an intact file of these very texts is there; a damaged or outdated one is named in a warning."""
+    if not (folder / part.file).is_file():
+        return False
+    try:
+        held = read_codes(folder / part.file)[2]
+    except StudyError as error:
+        warnings.warn(f"{error}; it is made again", stacklevel=3)
+        return False
+    if other := [name for name, mark in marks.items() if held.get(name) != mark]:
+        raise StudyError(
+            f"{folder} holds codes of another {other[0]} ({part.file}); choose another folder, or delete it"
+        )
+    if any(held.get(name) != value for name, value in asdict(part).items()):
+        warnings.warn(f"{part.file} is of other texts than those of now; it is made again", stacklevel=3)
+        return False
+    return True
 
 
-def _key(name):
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+def _finish(folder, plan, marks):
+    """List the parts; files beyond the plan, of a longer corpus or shorter parts, are removed with a warning."""
+    with writing_to(folder):
+        for path in [*folder.glob(f".part-*{PARTIAL}"), *sorted(folder.glob("part-*.safetensors"))]:
+            if path.name.startswith("."):  # of a run that was killed while it wrote
+                path.unlink()
+            elif path.name not in {part.file for part in plan}:
+                warnings.warn(f"{path.name} is of an earlier corpus; it is removed", stacklevel=3)
+                path.unlink()
+    parts = {part.file: read_codes(folder / part.file)[2]["content"] for part in plan}
+    with write_atomically(folder / PARTS, "w") as file:
+        json.dump({"version": VERSION, **marks, "parts": parts}, file, indent=1)
 
 
-COLUMNS = ["engine", "workers", "texts", "start_seconds", "texts_per_second", "equal_bytes"]
+def _here(work, items: Iterable[tuple]) -> Iterator[tuple]:
+    return ((key, work(argument)) for key, argument in items)
 
 
-def demonstration(model: CompressedModel, texts: list[str], workers: tuple[int, ...] = (1, 2), part: int = 64):
-    """Texts per second of the local engine and of Ray with some numbers of workers, one thread each: a tidy table.
+def _on_ray(work, items, address, workers, threads, device):
+    """Key and result of each item, as Ray's tasks finish; no more items are read than there are workers."""
+    ray, ours = _connect(address, workers and workers * threads)
+    try:
+        gpus, held = int((device or "").startswith("cuda")), ray.cluster_resources()
+        room = int(held.get("CPU", 0)) // threads
+        room = min(room, int(held.get("GPU", 0))) if gpus else room
+        if (workers or 1) > room:
+            raise StudyError(
+                f"the Ray cluster has room for {room} workers of {threads} CPUs and {gpus} GPUs; ask for less"
+            )
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(lambda argument: work(argument))
+        waiting, items = {}, iter(items)
+        while True:
+            for key, argument in islice(items, (workers or room) - len(waiting)):
+                waiting[task.remote(argument)] = key
+            if not waiting:
+                return
+            (done,), _ = ray.wait(list(waiting))
+            yield waiting.pop(done), ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StudyError):
+            raise StudyError(str(error.cause)) from error
+        raise
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StudyError(
+            f"a Ray worker cannot start, or keeps dying ({reason}); if memory is short, take smaller parts or fewer workers"
+        ) from error
+    finally:
+        if ours:
+            ray.shutdown()
 
-    Parameters
-    ----------
-    model : fitted; it is saved to a temporary folder, as the engines need it
-    texts : some hundreds; each row encodes all of them
 
-    Returns
-    -------
-    One row per run: engine, workers, texts, seconds to start (cluster, workers, their models), texts per second after that,
-    and whether all shards are byte for byte those of the local engine. Without Ray no rows, and a note is printed.
-    """
-    if importlib.util.find_spec("ray") is None:
-        print("Ray is not installed, so there is nothing to compare; install it with: pip install '.[ray]'")
-        return pd.DataFrame(columns=COLUMNS)
-    rows, expected = [], None
-    with tempfile.TemporaryDirectory() as scratch:
-        home, corpus = Path(scratch), Path(scratch) / "texts.jsonl"
-        model.save(home / "model")
-        lines = (json.dumps({"id": str(number), "text": text}) for number, text in enumerate(texts))
-        corpus.write_text("\n".join(lines), encoding="utf-8")
-        for name, count in [("local", 1), *(("ray", count) for count in workers)]:
-            out = home / f"{name}-{count}"
-            done = encode_corpus(home / "model", corpus, out, name, workers=count, threads=1, part=part)
-            shown = {path.name: path.read_bytes() for path in out.iterdir()}
-            expected = expected or shown
-            speed = done.rows / done.seconds
-            rows.append([name, count, done.rows, round(done.start_seconds, 1), round(speed, 1), shown == expected])
-    return pd.DataFrame(rows, columns=COLUMNS)
+def _connect(address, cpus):
+    """Ray, connected, and whether by us: a connection that the caller has is used and left as it is."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+    if address == "local":
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system: the loopback address alone
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise StudyError("an address needs Ray; install it with: pip install '.[ray]'") from error
+    if ray.is_initialized():
+        return ray, False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address not in ("local", "auto"):
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        ray.init(address, **quiet, **({"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}))
+    except Exception as error:  # a node that starts too slowly is a bare Exception
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise StudyError(
+            f"no Ray cluster at {address!r} ({reason}); give local, auto, host:port or ray://host:port, or run: ray start"
+        ) from error
+    return ray, True
