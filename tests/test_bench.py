@@ -1,118 +1,108 @@
-"""The races that say how fast things are: what runs in them gives the same results. No time is asserted."""
+"""``ccq bench``: complete tables; no time is asserted. And the comparison on one's own task."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
-from ccq_utils.study.retention import Side, ndcg
 
-from ccq_utils.analyses.bench_evaluation import (
-    PRODUCTS,
-    RoundedCodec,
-    _largest_difference,
-    against_bitbudget,
-    against_mteb,
-    settings,
-)
-from ccq_utils.analyses.bench_training import LOOP, LOSSES, step_parts, step_speed
-from ccq_utils.analyses.timing import race
-from ccq_utils.codecs.losses import PrefixSimilarity
+from ccq_utils.analyses import bench, own_task
 from ccq_utils.common.errors import StudyError
 
-STOPS = [3, 7, 10]
 
-
-def test_race_alternates_and_warms_up():
+def test_rounds_alternate_after_one_that_warms_up():
     seen = []
-    table = race("what", {name: lambda name=name: seen.append(name) for name in "ab"}, repeats=3)
-    assert "".join(seen) == "abababab"
-    assert table.columns.tolist() == ["what", "way", "seconds", "low", "high", "ratio", "repeats"]
+    table = bench.race({name: lambda name=name: seen.append(name) for name in "ab"}, rounds=3)
+    assert "".join(seen) == "abababab" and table["method"].tolist() == ["a", "b"]
+    assert (table["fastest"] <= table["seconds"]).all() and (table["seconds"] <= table["slowest"]).all()
+    with pytest.raises(StudyError, match="rounds 0 must be at least 1"):
+        bench.race({}, rounds=0)
 
 
-# ---- training step --------------------------------------------------------------------------------------------------
+def test_search_has_a_row_per_method_and_number_of_queries_at_equal_bytes(random_vectors):
+    table = bench.search(random_vectors(200, 64), 1200, budget=8, queries=(1, 5), rounds=1)
+    assert table["queries"].tolist() == [1] * 7 + [5] * 7 and table["method"].nunique() == 7
+    codes = table[table["method"] != bench.FLAT]
+    assert (codes["bytes_per_vector"] == 8).all() and codes["recall"].between(0, 1).all()
+    flat = table[table["method"] == bench.FLAT]
+    assert (flat["recall"] == 1).all() and (flat["bytes_per_vector"] == 256).all()
+    with pytest.raises(StudyError, match="at least 10 documents, got 3"):
+        bench.search(random_vectors(200, 64), 3)
 
 
-@pytest.fixture
-def pair():
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.double)  # noqa: E731
-    return torch.nn.functional.normalize(draw(9, 20), dim=1), draw(9, 12).requires_grad_()
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_written_gradient_is_that_of_the_loss(pair, weighted):
-    inputs, outputs = pair
-    teacher = inputs @ inputs.T
-    weights = torch.exp(teacher / 0.1) if weighted else None
-    assert torch.autograd.gradcheck(lambda each: PrefixSimilarity.apply(each, teacher, weights, STOPS), outputs)
-
-
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != LOOP])
-def test_losses_and_gradients_agree(pair, name):
-    inputs, outputs = pair
-    (loop, expected), (found, gradient) = (
-        (value := LOSSES[each](inputs, outputs, STOPS), torch.autograd.grad(value, outputs)[0]) for each in (LOOP, name)
-    )
-    assert loop.item() > 0.01 and found.item() == pytest.approx(loop.item(), abs=1e-12)
-    assert torch.allclose(gradient, expected, atol=1e-12) and not gradient[:, STOPS[-1] :].any()
-
-
-def test_written_gradient_needs_none_in_inference(pair):
-    inputs, outputs = pair
-    with torch.inference_mode():
-        found = PrefixSimilarity.apply(outputs, inputs @ inputs.T, None, STOPS)
-    assert found.item() == pytest.approx(LOSSES[LOOP](inputs, outputs, STOPS).item())
-
-
-def test_steps_are_timed_at_equal_loss(random_vectors):
-    vectors = random_vectors(64, 24)
-    table = step_speed(vectors, 8, [2, 4, 8], batch_sizes=(16, 32, 128), repeats=2, steps=3)
-    assert table["batch_size"].tolist() == [16] * 3 + [32] * 3  # there are no 128 vectors
-    assert (table["loss_difference"] < 1e-5).all()
-    assert {"map", "AdamW, fused"} < set(step_parts(vectors, 8, [2, 4, 8], 16, 2)["way"])
-
-
-# ---- evaluation -----------------------------------------------------------------------------------------------------
+# ---- the comparison on one's own task ---------------------------------------------------------------------------
 
 
 @pytest.fixture
-def side(judged_vectors, random_vectors):
-    task, judge, documents, queries = judged_vectors(random_vectors(120, 32), 20)
-    return Side(task.name, queries, documents, judge, ndcg(judge, queries @ documents.T))
+def report():
+    methods = [
+        {"method": "PQ", "fitted_on": "own corpus", "bytes_per_vector": 8, "compression_factor": 64.0}
+        | {"ndcg_at_10": 0.4, "retention": 0.9, "low": 0.8, "high": 0.95}
+    ]
+    return {
+        "task": "mine",
+        "queries": 9,
+        "documents": 80,
+        "models": [{"name": "minilm", "ndcg_at_10": 0.41, "low": 0.3, "high": 0.5}],
+        "concat": {"members": ["minilm", "lexical"], "bytes_per_vector": 512, "ndcg_at_10": 0.44},
+        "methods": methods,
+        "skipped": [{"method": "OPQ", "fitted_on": "own corpus", "reason": "too few"}],
+    }
 
 
-def test_bitbudget_is_raced_at_equal_scores(side):
-    table = against_bitbudget(side, count=6, repeats=1)
-    assert table["way"].tolist() == ["bitbudget", "codec_scores", PRODUCTS] and (table["difference"] < 1e-6).all()
+def test_report_is_shown_and_written(report, tmp_path):
+    text = own_task.summary(report)
+    assert "mine: 9 queries, 80 documents" in text and "not run: OPQ, own corpus: too few" in text
+    assert "0.900 [0.800, 0.950]" in text
+    own_task.write_report(report, tmp_path / "deep" / "report.json")
+    assert json.loads((tmp_path / "deep" / "report.json").read_text()) == report
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_mteb_is_raced_at_equal_scores(side):
-    table = against_mteb(side, count=2, repeats=1)
-    assert table["way"].tolist() == ["mteb", "codec_scores"] and (table["difference"] < 1e-6).all()
+@pytest.mark.parametrize(
+    ("source", "budget", "message"),
+    [("scifact", 8, "unknown task 'scifact'; accepted: beir:DIR"), ("beir:x", 0, "budget 0 must be at least one byte")],
+)
+def test_what_cannot_be_evaluated_is_refused_at_once(source, budget, message):
+    with pytest.raises(StudyError, match=message):
+        own_task.evaluate_task(source, budget)
 
 
-def test_scores_that_differ_are_an_error():
-    with pytest.raises(StudyError, match="nDCG@10 differs by 0.1 between"):
-        _largest_difference([0.5, 0.6], [0.5, 0.7])
+class Pretended:
+    """A study of one task whose vectors are there already."""
+
+    def __init__(self, vectors, decoder):
+        from ccq_utils.data.profile import load_profile
+
+        self.profile, self.tasks, self.members = load_profile("tiny"), vectors.by_task, ["a", "b"]
+        self.decoder = decoder
+
+    def read(self, name):
+        return pd.DataFrame({"start": ["PCA"]})
+
+    def summarise(self, scores, by, reference=None, statistic="retention"):
+        from ccq_utils.study.stats import summarise
+
+        return summarise(scores, by, reference, statistic, resamples=50)
 
 
-def test_graded_task_is_not_for_bitbudget(side):
-    next(iter(side.judge.task.qrels.values())).update({"doc-001": 3})
-    with pytest.raises(StudyError, match="weighs grades above 1 otherwise"):
-        against_bitbudget(side, 2, 1)
+def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, random_vectors, monkeypatch):
+    from ccq_utils.codecs.decoder import fit_pca
+    from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
 
-
-@pytest.mark.parametrize("method", ["float16", "int8", "int4"])
-def test_rounded_codec_does_what_bitbudget_does(random_vectors, method):
-    from bitbudget import METHODS
-
-    documents, queries = random_vectors(50, 16), random_vectors(9, 16, seed=1)
-    codec = RoundedCodec(12, method)
-    codes = codec.encode(documents)
-    matrix, size = METHODS[method](documents[:, :12], queries[:, :12])
-    assert codec.bytes_per_vector == size
-    assert np.allclose(codec.project(queries) @ codec.decode(codes).T, matrix, atol=1e-6)
-
-
-def test_settings_differ():
-    assert len(set(settings(384))) == 20 and settings(384)[0] == ("float16", 384)
+    task, evaluator, documents, queries = judged_vectors(random_vectors(80, 32), 12)
+    general = FittingVectors(random_vectors(300, 32, seed=8), random_vectors(260, 32, seed=9))
+    vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
+    study = Pretended(vectors, fit_pca(general.training, 16))
+    study.profile = study.profile.model_copy(update={"models": ["a"], "larger": []})
+    monkeypatch.setattr(own_task, "task_vectors", lambda study, members=None: replace(vectors, own={}))
+    monkeypatch.setattr(own_task, "trained_decoder", lambda study, start: (study.decoder, None))
+    report = own_task.compare(study, 8)
+    found = pd.DataFrame(report["methods"])
+    assert set(found["method"]) == set(own_task.METHODS) and len(found) == 2 * len(own_task.METHODS)
+    assert report["concat"]["bytes_per_vector"] == 128 and (found["compression_factor"] == 16).all()
+    assert found["retention"].is_monotonic_decreasing and np.isfinite(found[["low", "high"]]).all(axis=None)
+    peers = own_task.compare(study, 8, peers=True)
+    assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(own_task.METHODS) + len(own_task.PEERS) + 1)
+    assert any(row["method"] == "PQ" and "at least 256 vectors" in row["reason"] for row in peers["skipped"])
+    assert json.loads(json.dumps(peers)) == peers

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccq_utils.codecs.byte_blocks import BlockCodec, byte_blocks, equalised_pca, rates
-from ccq_utils.codecs.percentile import scores, search
+from ccq_utils.codecs.percentile import scores
 from ccq_utils.common.errors import StudyError
 
 VARIANCES = 0.9 ** np.arange(64)
@@ -128,36 +128,6 @@ def test_as_many_dims_are_kept_as_the_bits_bear(corpus):
 def test_scores_are_kept_only_on_the_corpus_that_was_fitted(corpus):
     assert BlockCodec(6).fit(corpus, corpus[:300]).anchors_ is None
     assert BlockCodec(6).fit(corpus).anchors_ is not None
-
-
-def test_faiss_scan_gives_the_decoded_inner_products(corpus, queries):
-    codec = BlockCodec(6, seed=3).fit(corpus)
-    codes = codec.encode(corpus)
-    found, places = codec.to_faiss(codes).search(codec.pad(codec.project(queries)), 20)
-    exact = scores(codec, queries, codes)
-    assert np.allclose(found, np.take_along_axis(exact, places, axis=1), atol=1e-5)
-    assert np.allclose(found, -np.sort(-exact, axis=1)[:, :20], atol=1e-5)
-
-
-@pytest.mark.parametrize("block", [1, 7, 100, 5000])
-def test_blocked_search_is_exact_to_the_decoded_inner_product(corpus, queries, block):
-    codec = BlockCodec(6, seed=3).fit(corpus)
-    codes = codec.encode(corpus)
-    exact = scores(codec, queries, codes)
-    found, places = search(codec, queries, codes, 10, block)
-    assert np.allclose(found, -np.sort(-exact, axis=1)[:, :10], atol=1e-6)
-    assert np.allclose(np.take_along_axis(exact, places, axis=1), found, atol=1e-6)
-
-
-def test_search_of_fewer_documents_than_asked_gives_all(corpus, queries):
-    codec = BlockCodec(6).fit(corpus)
-    assert search(codec, queries, codec.encode(corpus[:4]), 10)[1].shape == (30, 4)
-
-
-def test_searching_nothing_is_an_error(corpus, queries):
-    codec = BlockCodec(6).fit(corpus)
-    with pytest.raises(StudyError, match="no codes to search"):
-        search(codec, queries, np.empty((0, 6), dtype=np.uint8))
 
 
 def test_few_vectors_of_many_dims_are_enough(random_vectors):

@@ -298,10 +298,3 @@ def test_bitbudget_rows_name_the_bytes_that_it_counts(tiny):
     dims = tiny.joined("calibration").shape[1]
     assert table.loc["bitbudget int8", "bytes_per_vector"] == dims
     assert table.loc["bitbudget float32", "estimate"] == pytest.approx(1)
-
-
-def test_search_speed_is_measured_for_the_same_documents(tiny):
-    (side, *_) = sides(tiny).values()
-    speed = comparison.search_speed(side, 32, seed=1, repeats=1)
-    assert list(speed["bytes_per_vector"])[1:] == [32, 32] and (speed["million_scores_per_second"] > 0).all()
-    assert (speed["slowest"] <= speed["fastest"]).all() and speed["over_flat"].iloc[0] == 1

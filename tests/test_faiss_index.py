@@ -70,7 +70,7 @@ def test_what_cannot_be_searched_is_one_clear_error(blocks, random_vectors):
     peer = make_peer("int8", DIMS, 8).fit(random_vectors(ROWS, DIMS))
     with pytest.raises(StudyError, match="codes of PrecisionCodec do not fit a faiss index"):
         to_faiss(peer, codes)
-    with pytest.raises(StudyError, match="count 0 must be at least 1"):
+    with pytest.raises(StudyError, match="k 0 must be at least 1"):
         faiss_index.search(codec, to_faiss(codec, codes), random_vectors(1, DIMS), 0)
 
 

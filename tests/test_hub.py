@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import SHIPPED, HubModel, load_profile
-from ccq_utils.deploy.modules import Concat, ConcatTransformer, Decoder
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule
 from ccq_utils.models.base_models import BUILDERS
 from ccq_utils.models.hub_models import modules, pin
 
@@ -106,7 +106,7 @@ for spec in (HubModel(hub={E5!r}), HubModel(hub={BGE!r}), HubModel(hub={GTE!r}),
 
 
 TAKEN_HOME = f"""
-from ccq_utils.deploy.model_files import load_model
+from ccq_utils.deploy.modules import load_model
 model = load_model("someone/concat", "cpu", revision={COMMIT!r})
 tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode({TEXTS!r}, truncate_dim=8).tolist()])
 """
@@ -116,7 +116,9 @@ tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode
 @pytest.mark.filterwarnings("ignore:texts longer than")
 def test_a_concat_that_was_uploaded_loads_by_its_id(ask, hub, members):
     joined = Concat([members["reader"], members["lexical"]], [1, 0.5], ["reader", "lexical"])
-    model = ConcatTransformer(modules=[joined, Decoder(joined.get_embedding_dimension(), 12, [8, 12])], device="cpu")
+    model = ConcatTransformer(
+        modules=[joined, DecoderModule(joined.get_embedding_dimension(), 12, [8, 12])], device="cpu"
+    )
     model.save_pretrained(str(hub.add("models", "someone/concat", COMMIT)), create_model_card=False)
     ((kind, queries, cut),) = ask(TAKEN_HOME)
     assert kind == "ConcatTransformer" and np.abs(model.encode_query(TEXTS) - queries).max() < 1e-6

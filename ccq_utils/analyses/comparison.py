@@ -7,14 +7,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
-from ccq_utils.analyses.timing import alternate
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.ideal import OnEqualised
 from ccq_utils.codecs.peers import DRAWN, PEERS, bitbudget_scores, make_peer
-from ccq_utils.codecs.percentile import search
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
@@ -193,38 +189,6 @@ def bitbudget_table(study: Study, found: dict[str, Side]) -> pd.DataFrame:
         values = {task: ndcg(side.judge, scored[task][0]) for task, side in found.items()}
         labels = {"method": f"bitbudget {name}", "bytes_per_vector": next(iter(scored.values()))[1]}
         rows += retention_rows(study, found, values, **labels)
-    return pd.DataFrame(rows)
-
-
-def search_speed(side: Side, budget: int, seed: int, repeats: int = 5) -> pd.DataFrame:
-    """Documents scored per second and bytes per vector: float concat, codes decoded in blocks, codes in faiss's scan.
-
-    The corpus is repeated to 100,000 documents; one thread, one batch of 64 queries. Medians of ``repeats`` alternating
-    runs with the slowest and the fastest; ``over_flat`` is the ratio to the float search of the same round.
-    """
-    faiss = load_faiss()
-    codec = BlockCodec(budget, seed).fit(side.documents)
-    documents = np.tile(side.documents, (-(-100_000 // len(side.documents)), 1))[:100_000]
-    queries, codes = side.queries[:64], codec.encode(side.documents)
-    codes = np.tile(codes, (-(-len(documents) // len(codes)), 1))[: len(documents)]
-    flat, scan = faiss.IndexFlatIP(documents.shape[1]), codec.to_faiss(codes)
-    flat.add(documents)
-    padded = codec.pad(codec.project(queries))
-    ways = {
-        "float concat, IndexFlatIP": (4 * documents.shape[1], lambda: flat.search(queries, 10)),
-        "byte blocks, decoded in blocks": (codec.bytes_per_vector, lambda: search(codec, queries, codes)),
-        "byte blocks, faiss scan": (codec.bytes_per_vector, lambda: scan.search(padded, 10)),
-    }
-    with threadpool_limits(1):
-        taken = alternate("search speed", {name: work for name, (_, work) in ways.items()}, repeats)
-    million = len(queries) * len(documents) / 1e6
-    flat_time = np.array(taken["float concat, IndexFlatIP"])
-    rows = []
-    for name, times in taken.items():
-        speed, over = million / np.array(times), flat_time / np.array(times)
-        measured = {"million_scores_per_second": np.median(speed), "slowest": speed.min(), "fastest": speed.max()}
-        measured |= {"over_flat": np.median(over), "over_flat_low": over.min(), "over_flat_high": over.max()}
-        rows.append({"way": name, "bytes_per_vector": ways[name][0], "documents": len(documents), **measured})
     return pd.DataFrame(rows)
 
 

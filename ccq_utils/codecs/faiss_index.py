@@ -90,7 +90,7 @@ def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarr
         Scores and document numbers, shape (queries, count), best first; no more than there are documents.
     """
     if count < 1:
-        raise StudyError(f"count {count} must be at least 1")
+        raise StudyError(f"k {count} must be at least 1")
     projected = codec.project(np.asarray(queries, dtype=np.float32))
     return index.search(np.ascontiguousarray(projected, dtype=np.float32), min(count, index.ntotal))
 

@@ -154,29 +154,3 @@ def scores(codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = Fals
         return codec.score(queries, codes)
     left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
     return left @ codec.decode(codes).T
-
-
-def search(codec, queries: np.ndarray, codes: np.ndarray, count: int = 10, block: int = 16384):
-    """The best documents of each query by ``scores``, decoding no more than ``block`` documents at a time.
-
-    Returns
-    -------
-    Scores ``(queries, count) float32`` and document numbers ``(queries, count)``, best first.
-
-    Raises
-    ------
-    StudyError : no codes to search.
-    """
-    if not len(codes):
-        raise StudyError("there are no codes to search; encode documents first")
-    left = codec.project(queries)
-    best, places = np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(codes), block):
-        matrix = left @ codec.decode(codes[start : start + block]).T
-        best = np.concatenate([best, matrix], axis=1)
-        numbers = np.broadcast_to(np.arange(start, start + matrix.shape[1]), matrix.shape)
-        places = np.concatenate([places, numbers], axis=1)
-        kept = np.argpartition(-best, min(count, best.shape[1]) - 1, axis=1)[:, :count]
-        best, places = (np.take_along_axis(part, kept, axis=1) for part in (best, places))
-    order = np.argsort(-best, axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
