@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from ccq_utils.analyses import bench_encoding
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.modules import Concat, ConcatTransformer
 from ccq_utils.deploy.pipeline import CompressedModel
@@ -105,14 +104,3 @@ def test_vectors_of_different_precisions_never_mix_in_the_cache(reader, cache):
     exact, half = vectors("float32"), vectors("bfloat16")
     assert not np.array_equal(exact, half) and np.array_equal(vectors("float32"), exact)
     assert len(list((cache.folder / "embeddings").iterdir())) == 2
-
-
-def test_bench_has_a_row_per_way(reader):
-    table = bench_encoding.encoding_speed(reader, TEXTS, repeats=2)
-    assert table["way"].tolist() == ["plain", "float32", "bfloat16"] and (table["lowest_cosine"] > 0.999).all()
-
-
-def test_sorting_saves_padding():
-    lengths = np.random.default_rng(0).integers(1, 250, 500).tolist()
-    table = bench_encoding.padding(lengths).set_index("way")["padding"]
-    assert table.iloc[0] > 0.4 > 0.1 > table.iloc[2] >= 0
