@@ -86,14 +86,15 @@ def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = 
 
 def encoding(study: Study, count: int = 128, rounds: int = 5) -> pd.DataFrame:
     """Each selected member and large model on texts from all over the training text, transformers in bfloat16 as well."""
-    texts = study.texts("training")
-    texts, work = texts[:: max(1, len(texts) // count)][:count], {}
+    texts, runs = study.texts("training"), {}
+    texts = texts[:: max(1, len(texts) // count)][:count]
     for name in dict.fromkeys([*study.members, study.profile.large_model]):
         model = study.models[name].model
         for precision in ("float32", "bfloat16") if transformers_of(model) else ("float32",):
-            work[f"{name}, {precision}"] = partial(encode, with_precision(model, precision), texts)
-    table = race(work, rounds, "rounds of encoding")
-    table.insert(1, "dims", [study.models[name.partition(",")[0]].model.get_embedding_dimension() for name in work])
+            runs[name, precision] = partial(encode, with_precision(model, precision), texts)
+    table = race(runs, rounds, "rounds of encoding")
+    table[["model", "precision"]] = table.pop("method").tolist()
+    table["dims"] = [study.models[name].model.get_embedding_dimension() for name in table["model"]]
     return table.assign(texts=len(texts), texts_per_second=len(texts) / table["seconds"])
 
 

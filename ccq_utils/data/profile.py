@@ -159,19 +159,6 @@ class OpenQuestionsSpec(_Strict):
     finetune_epochs: list[int] = [1, 5, 20]
 
 
-class CostSpec(_Strict):
-    """Notebook 08: ``documents`` drawn vectors are searched, ``texts`` are encoded by each way and model, ``settings`` of
-    compression are scored, each ``repeats`` times; a corpus of ``shared`` texts goes to one and to more Ray ``workers``.
-    """
-
-    documents: int = Field(100_000, ge=1000)
-    texts: int = Field(128, ge=1)
-    settings: int = Field(20, ge=2)
-    repeats: int = Field(5, ge=1)
-    shared: int = Field(512, ge=1)
-    workers: list[int] = [1, 2]
-
-
 class Profile(_Strict):
     """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
     for a comparison is trained with ``seeds`` seeds.
@@ -197,7 +184,6 @@ class Profile(_Strict):
     training: TextSpec
     decoder: DecoderSpec = DecoderSpec()
     open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
-    cost: CostSpec = CostSpec()
     budgets: list[int] = [512, 256, 128, 64, 32, 16]
     resamples: int = Field(1000, ge=100)
     bootstrap_seed: int = 0
