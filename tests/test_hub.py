@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from conftest import VOCABULARY
 from loopback_hub import put_model, put_retrieval_set, serving
 from transformers import AutoModel, AutoTokenizer
@@ -336,39 +335,32 @@ MINI_PAPER = {
 }  # fmt: skip
 
 
+STUDY = """
+import numpy as np
+from ccq_utils.data.profile import Profile
+from ccq_utils.study.study import Study
+study = Study(Profile.model_validate(json.loads({profile!r})), "01", {output!r})
+for name, model in study.models.items():
+    card = model.card
+    rows = [study.member_vectors(name, text) for text in ("scifact", "arguana", "calibration")]
+    rows.append(study.member_vectors(name, "scifact", "test"))
+    tell([name, card.query_prompt, card.document_prompt, card.source, [float(each.sum()) for each in rows]])
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_paper_like_profile_runs_through_all_notebooks(hub, tmp_path):
-    profile = tmp_path / "mini.yaml"
-    profile.write_text(yaml.safe_dump(MINI_PAPER))
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    settings |= {"CCQ_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(paths.ROOT)}
-    command = [sys.executable, "-m", "ccq_utils.cli", "run", "--profile", str(profile), "--output"]
-    hub.requests.clear()
-    ran = subprocess.run([*command, str(tmp_path / "out")], env=os.environ | settings, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+def test_a_study_of_a_paper_like_profile_loads_all_from_the_hub_and_then_offline(ask, hub, tmp_path):
+    code = STUDY.format(profile=json.dumps(MINI_PAPER), output=str(tmp_path / "out"))
+    first = ask(code, CCQ_CACHE=str(tmp_path / "cache"))
     assert hub.requests
     hub.requests.clear()  # offline, what was downloaded is enough to start anew
-    settings |= {"HF_HUB_OFFLINE": "1", "CCQ_CACHE": str(tmp_path / "empty")}
-    command += [str(tmp_path / "again"), "--only", "01"]
-    again = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-3000:]
+    assert ask(code, CCQ_CACHE=str(tmp_path / "empty"), HF_HUB_OFFLINE="1") == first
     assert not hub.requests
-    selections = [(tmp_path / run / "results/01_selection.csv").read_text() for run in ("out", "again")]
-    assert selections[0] == selections[1]
-    assert len(list((tmp_path / "out" / "notebooks").glob("*.ipynb"))) == 8
-    cards = pd.read_csv(tmp_path / "out/results/01_candidates.csv", keep_default_na=False).set_index("name")
-    assert list(cards.index) == [*(name.split("/")[1] for name in (E5, BGE, GTE, ARCTIC)), "bge-base"]
-    assert list(cards.loc["e5-small-v2", ["query_prompt", "document_prompt"]]) == ["query: ", "passage: "]
-    assert cards.loc["snowflake-arctic-embed-s", "query_prompt"] == "query : "  # from the model's own files
-    assert all(REVISIONS[name] in cards.loc[name.split("/")[1], "source"] for name in (E5, BGE, GTE, ARCTIC))
-    chosen = pd.read_csv(tmp_path / "out/results/01_selection.csv")["member"]
-    assert len(chosen) == 2 and "bge-base" not in set(chosen)
-    check = pd.read_csv(tmp_path / "out/results/01_against_published.csv").set_index(["task", "model"])
-    assert len(check) == 10 and check.loc[("scifact", "e5-small-v2"), "published"] == 0.6885
-    assert not check["agrees"].all()  # random weights
-    larger = pd.read_csv(tmp_path / "out/results/02_against_larger.csv")
-    assert set(larger["larger"]) == {"bge-base"} and set(larger["task"]) == {"scifact", "arguana"}
+    found = {name: about for name, *about in first}
+    assert list(found) == [*(name.split("/")[1] for name in (E5, BGE, GTE, ARCTIC)), "bge-base"]
+    assert found["e5-small-v2"][:2] == ["query: ", "passage: "]
+    assert found["snowflake-arctic-embed-s"][0] == "query : "  # from the model's own files
+    assert all(REVISIONS[name] in found[name.split("/")[1]][2] for name in (E5, BGE, GTE, ARCTIC))
 
 
 def test_shipped_names_are_those_with_a_builder():
