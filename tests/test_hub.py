@@ -342,8 +342,7 @@ from ccq_utils.study.study import Study
 study = Study(Profile.model_validate(json.loads({profile!r})), "01", {output!r})
 for name, model in study.models.items():
     card = model.card
-    rows = [study.member_vectors(name, text) for text in ("scifact", "arguana", "calibration")]
-    rows.append(study.member_vectors(name, "scifact", "test"))
+    rows = [study.member_vectors(name, *which) for which in (["scifact"], ["arguana"], ["scifact", "test"])]
     tell([name, card.query_prompt, card.document_prompt, card.source, [float(each.sum()) for each in rows]])
 """
 
@@ -351,8 +350,9 @@ for name, model in study.models.items():
 @pytest.mark.slow
 def test_a_study_of_a_paper_like_profile_loads_all_from_the_hub_and_then_offline(ask, hub, tmp_path):
     code = STUDY.format(profile=json.dumps(MINI_PAPER), output=str(tmp_path / "out"))
-    first = ask(code, CCQ_CACHE=str(tmp_path / "cache"))
-    assert hub.requests
+    more = "tell(len(study.texts('calibration')))"
+    *first, passages = ask(code + more, CCQ_CACHE=str(tmp_path / "cache"))
+    assert hub.requests and passages == 256
     hub.requests.clear()  # offline, what was downloaded is enough to start anew
     assert ask(code, CCQ_CACHE=str(tmp_path / "empty"), HF_HUB_OFFLINE="1") == first
     assert not hub.requests
