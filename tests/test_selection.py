@@ -1,58 +1,110 @@
-"""Choices on validation queries: greedy selection takes what raises the score, and says by how much, with intervals."""
+"""What notebooks 01 and 02 choose and compare: their own cells on score matrices whose answer is known."""
 
+import ast
+import itertools
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils.analyses import selection
-from ccq_utils.study.study import Study
+from ccq_utils.analyses.selection import overlap, wide
+from ccq_utils.common import paths
+from ccq_utils.study.metrics import Evaluator
 
 QUERIES, DOCUMENTS = 40, 12
 
 
-class Judge:
+def functions_of(name, **given):
+    """The functions and constants that a notebook's cells define, with ``given`` in the place of what it has measured."""
+    kept = []
+    for cell in nbformat.read(paths.ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            kept += [
+                node
+                for node in ast.parse(cell.source).body
+                if isinstance(node, ast.FunctionDef)
+                or isinstance(node, ast.Assign)
+                and getattr(node.targets[0], "id", "").isupper()
+            ]
+    names = {"np": np, "itertools": itertools, "overlap": overlap} | given
+    exec(compile(ast.Module(kept, []), name, "exec"), names)
+    return SimpleNamespace(**names)
+
+
+class FirstIsRight:
     """Document i is right for query i (modulo): a query scores one where it comes first."""
+
+    query_ids = range(QUERIES)
 
     def __call__(self, matrix):
         right = matrix.argmax(axis=1) == np.arange(QUERIES) % DOCUMENTS
         return pd.DataFrame({"ndcg_at_10": right.astype(float)})
 
+    def top(self, scores):
+        return np.argsort(-scores, axis=1)[:, :10]
+
 
 @pytest.fixture
-def study(monkeypatch):
+def cosines():
     """Model ``first`` is right on most queries, ``other`` exactly on those where it fails, ``twin`` repeats ``first``."""
     right = np.eye(DOCUMENTS)[np.arange(QUERIES) % DOCUMENTS]
     wrong = np.roll(right, 1, axis=1)
     knows = (np.arange(QUERIES) % 5 > 1)[:, None]
-    cosines = {"first": np.where(knows, right, 0.4 * wrong), "other": np.where(knows, 0.3 * wrong, right)}
-    cosines["twin"] = 0.99 * cosines["first"]
-    monkeypatch.setattr(selection, "member_scores", lambda study, model, task, split: cosines[model])
-
-    profile = SimpleNamespace(models=list(cosines), max_members=3, resamples=200, bootstrap_seed=0)
-    held = SimpleNamespace(profile=profile, tuning_tasks=["a", "b"], evaluator=lambda task, split: Judge())
-    held.interval = lambda *scores: Study.interval(held, *scores)
-    return held
+    models = {"first": np.where(knows, right, 0.4 * wrong), "other": np.where(knows, 0.3 * wrong, right)}
+    return models | {"twin": 0.99 * models["first"]}
 
 
-def test_selection_takes_the_strongest_and_then_the_complement(study):
-    trials = selection.forward_selection(study)
-    assert trials.loc[trials["chosen"], "member"].tolist() == ["first", "other", "twin"]
-    assert trials.groupby("step")["chosen"].sum().tolist() == [1, 1, 1]
-    assert len(trials) == 3 + 2 * len(selection.WEIGHTS) + len(selection.WEIGHTS)
+@pytest.fixture
+def study(cosines):
+    evaluator = FirstIsRight()
+    profile = SimpleNamespace(models=list(cosines))
+    tasks = ["a", "b"]
+    return SimpleNamespace(profile=profile, tuning_tasks=tasks, tasks=tasks, evaluator=lambda *_: evaluator)
 
 
-def test_gain_is_paired_over_what_the_step_before_chose(study):
-    chosen = selection.forward_selection(study).query("chosen").set_index("step")
-    assert np.isnan(chosen.loc[1, "gain"]) and chosen.loc[1, "score"] == pytest.approx(0.6)
-    assert chosen.loc[2, "gain"] == pytest.approx(0.4) and chosen.loc[2, "gain_low"] > 0.2
-    # the twin drowns the other, so the third step loses what the second gained
-    assert chosen.loc[3, "gain"] == pytest.approx(-0.4) and chosen.loc[3, "gain_high"] < -0.2
+def test_greedy_selection_takes_the_strongest_and_then_its_complement(study, cosines):
+    tried_on = {(name, task): matrix for name, matrix in cosines.items() for task in study.tasks}
+    notebook, chosen = functions_of("01_select_models", study=study, tried_on=tried_on), []
+    for expected in ("first", "other", "twin"):
+        tried = notebook.next_step(chosen)
+        left = len(cosines) - len(chosen)
+        assert len(tried) == (left * len(notebook.WEIGHTS) if chosen else left)
+        chosen.append(max(tried, key=lambda candidate, tried=tried: notebook.macro_mean(tried[candidate])))
+        assert chosen[-1][0] == expected
+    assert chosen[0][1] == 1.0 and notebook.macro_mean(notebook.validation_scores(chosen[:2])) == 1.0
 
 
-def test_every_validation_score_has_its_interval(study):
-    trials = selection.forward_selection(study)
-    for name in ("score", "a", "b"):
-        assert ((trials[f"{name}_low"] <= trials[name]) & (trials[name] <= trials[f"{name}_high"])).all()
-    assert (trials["score_high"] - trials["score_low"]).max() < (trials["a_high"] - trials["a_low"]).max()
+def test_a_pair_of_complements_gains_all_that_an_oracle_would(study, cosines):
+    held = {(name, "a"): matrix for name, matrix in cosines.items()}
+    notebook = functions_of("01_select_models", study=study, cosines=held)
+    found = notebook.compare("a", "first", "other")
+    assert found["oracle_gain"].mean() == found["gain"].mean() == pytest.approx(0.4)
+    assert found["wins_first"].mean() == pytest.approx(0.6) and found["wins_second"].mean() == pytest.approx(0.4)
+    alike = notebook.compare("a", "first", "twin")
+    assert not alike["oracle_gain"].any() and not alike["gain"].any() and (alike["overlap"] == 1).all()
+
+
+def test_a_subset_is_held_against_its_best_member_and_the_large_model(study, cosines):
+    held = {(name, task, "test"): matrix for name, matrix in cosines.items() for task in study.tasks}
+    notebook = functions_of("02_concatenation_gains", study=study, cosines=held, large="other")
+    vars(notebook)["join_scores"].__globals__["single"] = {name: notebook.join_scores([name]) for name in cosines}
+    found = notebook.measures(("first", "other"))
+    assert [found[name]["a"].mean() for name in ("score", "gain", "over_large")] == pytest.approx([1.0, 0.4, 0.6])
+    squared = notebook.join_scores(["first", "other"], "test", [1.0, 0.5])  # 0.25 of a right answer is not enough
+    assert squared["a"].mean() == pytest.approx(0.6)
+
+
+def test_overlap_counts_common_documents(make_task):
+    evaluator = Evaluator(make_task(documents=60, queries=12))
+    scores = np.random.default_rng(0).random((len(evaluator.query_ids), 60))
+    assert (overlap(evaluator, scores, scores) == 1).all() and (overlap(evaluator, scores, -scores) == 0).all()
+
+
+def test_wide_keeps_the_order_and_names_the_ends():
+    rows = [(task, name, size) for task, size in (("z", 3), ("a", 1)) for name in ("score", "gain")]
+    table = pd.DataFrame(rows, columns=["task", "measure", "size"]).assign(estimate=[1, 2, 3, 4], low=0, high=9)
+    found = wide(table, ["task", "size"], "measure")
+    assert found["task"].tolist() == ["z", "a"] and found["gain"].tolist() == [2, 4]
+    assert list(found.columns) == ["task", "size", "score", "score_low", "score_high", "gain", "gain_low", "gain_high"]

@@ -66,7 +66,7 @@ def measured(study: Study) -> str:
 def _alone(study, tables):
     cards, single = tables["01_candidates"].set_index("name"), tables["01_single_scores"]
     table = cards.loc[study.members, ["licence", "source"]]
-    scores = single[single["split"] == "test"].groupby("model")["estimate"].mean()
+    scores = single.groupby("model")["estimate"].mean()
     table.insert(0, "nDCG@10", scores[study.members].map("{:.3f}".format))
     if (counts := tables.get("05_model_counts")) is not None:
         raw = counts[(counts["method"] == "raw concat") & (counts["models"] == len(table))]

@@ -152,6 +152,14 @@ def points(table: pd.DataFrame, x: str, y: str, label: str, axis, color, marker:
     axis.errorbar(table[x], table[y], spread, fmt=marker, color=color, label=label, lw=1.2)
 
 
+def cells(table: pd.DataFrame, index: list[str], columns: str, digits: int = 3) -> pd.DataFrame:
+    """A summary for the eye: ``0.937 [0.926, 0.948]`` in one cell per entry of ``columns``, one row per ``index``."""
+    texts = [f"{row.estimate:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in table.itertuples()]
+    return table.assign(cell=texts).pivot_table(
+        index=index, columns=columns, values="cell", aggfunc="first", sort=False
+    )
+
+
 def curves_by_task(table: pd.DataFrame, x: str, label: str, shades: dict, ticks, xlabel: str):
     """One panel per task with a banded curve per entry of ``shades`` (label -> colour); returns figure and axes."""
     names = table["task"].unique()
