@@ -1,12 +1,17 @@
-"""Reading docstrings, on throwaway packages that are written here."""
+"""The shipped text, and reading docstrings, on throwaway packages that are written here."""
 
+import hashlib
 import importlib
 import itertools
+import re
 
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.data.docstrings import library_texts, read_library
+from ccq_utils.data import docstrings, read_docstrings
+from ccq_utils.data.docstrings import SHIPPED, SHIPPED_SHA256, Entry, library_texts, read_library
+from ccq_utils.data.profile import load_profile
+from ccq_utils.data.read_docstrings import LIBRARIES, installed_entries, rows
 
 NORM = '''
 def norm(x):
@@ -29,7 +34,7 @@ def norm(x):
 
     Notes
     -----
-    It is a square root.
+    It is a square root, as <norm object at 0x7fd176ccfdb0>.
 
     References
     ----------
@@ -46,128 +51,160 @@ numbers = itertools.count()
 
 
 @pytest.fixture
-def read(tmp_path, monkeypatch):
-    """Write a package of the given modules and read it; returns its entries by the path below the package."""
+def package(tmp_path, monkeypatch):
+    """Write a package of the given modules; returns its name."""
 
-    def of(init, **modules):
-        name = f"throwaway{next(numbers)}"  # imports and read_library are cached by name
+    def write(init, **modules):
+        name = f"throwaway{next(numbers)}"  # imports are cached by name
         (tmp_path / name).mkdir()
         for module, source in {"__init__": init, **modules}.items():
             (tmp_path / name / f"{module}.py").write_text(source.replace("PACKAGE", name))
         monkeypatch.syspath_prepend(tmp_path)
         importlib.invalidate_caches()
-        return {entry.name.removeprefix(f"{name}."): entry for entry in read_library(name)}
+        return name
+
+    return write
+
+
+@pytest.fixture
+def read(package):
+    """Write a package and read it; returns (paths, summary, body, See Also names) by the path below the package."""
+
+    def of(init, **modules):
+        name = package(init, **modules)
+        return {entry[0][0].removeprefix(f"{name}."): entry for entry in installed_entries(name)}
 
     return of
 
 
-def function(name, docstring):
+def function(name, docstring="Text.\n\n    Body.\n    "):
     return f'def {name}():\n    """{docstring}"""\n'
 
 
-def test_first_paragraph_is_the_summary_in_one_line(read):
-    assert read(NORM)["norm"].summary == "Length of a vector."
+# ---- the shipped file -----------------------------------------------------------------------------------------------
 
 
-def test_body_keeps_description_and_parameters(read):
-    body = read(NORM)["norm"].body
-    assert "triangle inequality" in body and "Values to measure." in body and "square root" in body
+def test_shipped_text_is_the_one_whose_hash_the_code_holds():
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == SHIPPED_SHA256
 
 
-def test_summary_is_not_in_the_body(read):
-    assert "Length of" not in read(NORM)["norm"].body
+def test_shipped_text_covers_the_profiles_and_says_whose_it_is():
+    shipped = docstrings._shipped(SHIPPED)
+    assert set(shipped) == set(LIBRARIES)
+    for name in ("default", "tiny"):
+        profile = load_profile(name)
+        for spec in [*profile.tasks, profile.training]:
+            assert set(spec.libraries) <= set(shipped)
+    for library, content in shipped.items():
+        assert re.fullmatch(r"\d+(\.\d+)+", content["version"]) and content["licence"] and content["source"]
+        assert re.search("redistribut|copyright", content["licence_text"].lower())
+        assert len(read_library(library)) > 100
 
 
-def test_own_name_is_removed_from_the_body_as_a_whole_word_and_with_its_path(read):
-    body = read(NORM)["norm"].body
-    assert "The is never negative, and obeys" in body and "normal vectors" in body
+def test_shipped_text_holds_no_memory_address():
+    for library in LIBRARIES:
+        for entry in read_library(library):
+            assert not re.search(r"\bat 0x[0-9a-f]", entry.summary + entry.body), entry.name
 
 
-@pytest.mark.parametrize("leak", ["scale", "Divide", "areas", "A book", "3 + 4", "See Also", "References", "Examples"])
-def test_sections_that_hold_answers_are_cut(read, leak):
-    assert leak not in read(NORM)["norm"].body
+def test_shipping_a_library_again_gives_the_same_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_docstrings, "LIBRARIES", {"networkx": LIBRARIES["networkx"]})
+    monkeypatch.setattr(read_docstrings, "CITING", ())
+    monkeypatch.setattr(read_docstrings, "SHIPPED", tmp_path / "docstrings.json.xz")
+    monkeypatch.setattr(docstrings, "SHIPPED_SHA256", read_docstrings.ship())
+    made = docstrings._shipped.__wrapped__(tmp_path / "docstrings.json.xz")["networkx"]
+    monkeypatch.undo()
+    shipped = docstrings._shipped(SHIPPED)["networkx"]
+    if made["version"] != shipped["version"]:
+        pytest.skip("another version of networkx is installed")
+    assert made == shipped
 
 
-def test_see_also_names_are_parsed(read):
-    assert read(NORM)["norm"].see_also == ("scale", "dot", "cross", "Shape.area")
+@pytest.mark.parametrize(("content", "state"), [(b"damaged", "damaged"), (None, "missing")])
+def test_text_that_is_not_the_shipped_one_is_refused(tmp_path, content, state):
+    path = tmp_path / "docstrings.json.xz"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(StudyError, match=f"docstrings.json.xz, is {state}; get it again: git checkout"):
+        docstrings._shipped(path)
 
 
-def test_google_style_examples_are_cut(read):
-    entry = read(function("roll", "Turn it.\n\n    Over and over.\n\n    Example::\n\n        secret = 1\n    "))[
-        "roll"
-    ]
-    assert "Over and over." in entry.body and "secret" not in entry.body
+# ---- libraries that are not shipped ---------------------------------------------------------------------------------
 
 
-def test_signature_line_of_a_ufunc_is_not_the_summary(read):
-    entry = read(function("add", "add(x1, x2, /, out=None)\n\n    Add numbers.\n\n    Element by element.\n    "))[
-        "add"
-    ]
-    assert entry.summary == "Add numbers." and entry.body == "Element by element."
+def test_another_library_is_read_from_the_installation(package):
+    name = package(function("turn", "Turn it.\n\n    Over and over.\n    "))
+    assert read_library(name) == (Entry(name, f"{name}.turn", "Turn it.", "Over and over.", ()),)
+
+
+def test_library_that_cannot_be_read_is_one_clear_error(package):
+    with pytest.raises(StudyError, match="'no_such_library_here' is not installed"):
+        read_library("no_such_library_here")
+    with pytest.raises(StudyError, match=r"cannot be read \(RuntimeError: broken\)"):
+        read_library(package("raise RuntimeError('broken')"))
+
+
+def test_library_texts_hold_each_text_once(monkeypatch):
+    entries = [Entry("lib", f"lib.{name}", text, "Body.", ()) for name, text in zip("abc", "xyx", strict=True)]
+    monkeypatch.setattr(docstrings, "read_library", lambda library: entries)
+    assert library_texts("lib") == {"lib.a": "x\nBody.", "lib.b": "y\nBody."}
+
+
+# ---- what is read from a docstring ----------------------------------------------------------------------------------
+
+
+def test_docstring_is_split_into_summary_body_and_names(read):
+    _, summary, body, names = read(NORM)["norm"]
+    assert summary == "Length of a vector." and names == ["scale", "dot", "cross", "Shape.area"]
+    for kept in ("triangle inequality", "Values to measure.", "square root", "object at 0x...>"):
+        assert kept in body
+    assert "The is never negative, and obeys" in body and "normal vectors" in body, "the own name is removed as a word"
+    leaks = ("Length of", "scale", "Divide", "areas", "A book", "3 + 4", "See Also", "References", "Examples")
+    assert not [leak for leak in leaks if leak in body]
+
+
+def test_other_styles_of_docstrings(read):
+    found = read(
+        function("roll", "Turn it.\n\n    Over and over.\n\n    Example::\n\n        secret = 1\n    ")
+        + function("add", "add(x1, x2, /, out=None)\n\n    Add numbers.\n\n    Element by element.\n    ")
+    )
+    assert found["roll"][2] == "Over and over."
+    assert found["add"][1:3] == ("Add numbers.", "Element by element."), "a ufunc's signature line is no summary"
+
+
+def test_what_is_deprecated_private_or_has_no_body_is_left_out(read):
+    source = function("old", "Deprecated name of something.\n\n    Use the other one.\n    ")
+    source += function("older", "Old thing.\n\n    .. deprecated:: 1.0\n        Use the other one.\n    ")
+    source += function("_hidden") + function("short", "Only a summary.") + function("b") + function("a")
+    assert list(read(source, broken="raise RuntimeError")) == ["a", "b"]
+    assert list(read('__all__ = ["shown"]\n' + function("shown") + function("other"))) == ["shown"]
+    assert read("from json import dumps, JSONDecoder\n") == {}, "of another library"
+
+
+def test_one_object_is_one_entry_with_all_its_paths(read):
+    found = read("from PACKAGE.shapes import area\n", shapes=function("area"))
+    ((paths, *_),) = found.values()
+    assert [path.split(".", 1)[1] for path in paths] == ["area", "shapes.area"]
+    method = '    def run(self):\n        """Run it.\n\n        To its end.\n        """\n'
+    found = read(f"class Base:\n{method}\nclass Child(Base):\n    pass\n")
+    assert set(found) == {"Base.run"} and found["Base.run"][0][1].endswith("Child.run")
+
+
+LONG = "word " * docstrings.MIN_BODY_WORDS
 
 
 @pytest.mark.parametrize(
-    "docstring",
+    ("names", "meant"),
     [
-        "Deprecated name of something.\n\n    Use the other one.\n    ",
-        "Old thing.\n\n    .. deprecated:: 1.0\n        Use the other one.\n    ",
+        (["cut"], ["lib.Tree.cut"]),  # in the own class first
+        (["trim", "nowhere", "short"], []),  # two have that tail; none has; its body is too short
+        (["tools.Saw.sharpen", "other.glue", "sharpen"], ["lib.Saw.sharpen", "other.glue", "lib.Saw.sharpen"]),
     ],
 )
-def test_deprecated_entries_are_skipped(read, docstring):
-    assert set(read(function("old", docstring) + function("new", "New.\n\n    Body.\n    "))) == {"new"}
-
-
-def test_entry_with_a_summary_only_is_skipped(read):
-    assert read(function("short", "Only a summary.")) == {}
-
-
-def test_private_names_are_skipped(read):
-    assert read(function("_hidden", "Hidden.\n\n    Body.\n    ")) == {}
-
-
-def test_all_decides_what_is_public(read):
-    source = '__all__ = ["shown"]\n' + "".join(
-        function(name, "Text.\n\n    Body.\n    ") for name in ("shown", "other")
-    )
-    assert set(read(source)) == {"shown"}
-
-
-def test_reexported_object_is_one_entry_with_both_paths(read):
-    found = read("from PACKAGE.shapes import area\n", shapes=function("area", "Area.\n\n    Of a shape.\n    "))
-    (entry,) = found.values()
-    assert entry.name == f"{entry.library}.area"
-    assert entry.aliases == (f"{entry.library}.area", f"{entry.library}.shapes.area")
-
-
-def test_inherited_method_is_one_entry(read):
-    method = '    def run(self):\n        """Run it.\n\n        To its end.\n        """\n'
-    found = read(f"class Base:\n{method}\nclass Child(Base):\n    pass\n")
-    assert set(found) == {"Base.run"}
-    assert found["Base.run"].aliases[1].endswith("Child.run")
-
-
-def test_objects_of_other_libraries_are_not_read(read):
-    assert read("from json import dumps, JSONDecoder\n") == {}
-
-
-def test_module_that_fails_to_import_is_left_out(read):
-    assert set(read(function("fine", "Fine.\n\n    Body.\n    "), broken="raise RuntimeError")) == {"fine"}
-
-
-def test_entries_are_sorted_by_name(read):
-    names = list(read("".join(function(name, "Text.\n\n    Body.\n    ") for name in ("b", "c", "a"))))
-    assert names == ["a", "b", "c"]
-
-
-def test_missing_library_is_one_clear_error():
-    with pytest.raises(StudyError, match="'no_such_library_here' is not installed"):
-        read_library("no_such_library_here")
-
-
-def test_library_texts_hold_each_text_once(read):
-    copy = NORM.replace("def norm", "def length")
-    entries = read(NORM + copy.replace("Length of", "Size of") + NORM.replace("def norm", "def zzz"))
-    library = next(iter(entries.values())).library
-    found = library_texts(library)
-    assert len(entries) == 3 and len(set(found.values())) == len(found)
-    assert found[f"{library}.length"].startswith("Size of a vector.\n")
+def test_see_also_names_become_names_of_entries(names, meant):
+    paths = [["lib.Tree.grow"], ["lib.Tree.cut"], ["lib.Hair.cut"], ["lib.Hair.trim"], ["lib.Hedge.trim"]]
+    paths += [["lib.Saw.sharpen", "lib.tools.Saw.sharpen"]]
+    entries = [(path, "Summary.", LONG, names if path == paths[0] else []) for path in paths]
+    entries += [(["lib.short"], "Summary.", "Short.", [])]
+    made = rows({"lib": entries, "other": [(["other.glue"], "Summary.", LONG, [])]})
+    assert made["lib"][0] == ["lib.Tree.grow", "Summary.", LONG, meant] and made["other"][0][3] == []

@@ -22,7 +22,7 @@ def body(seed):
 
 def entry(name, seed, summary=None, see_also=()):
     path = f"lib.{name}"
-    return Entry(path, "lib", (path,), summary or f"What {name} does", body(seed), tuple(see_also))
+    return Entry("lib", path, summary or f"What {name} does", body(seed), tuple(f"lib.{other}" for other in see_also))
 
 
 @pytest.fixture
@@ -81,16 +81,6 @@ def test_queries_with_equal_summaries_share_judgements(load):
 def test_see_also_never_judges_the_own_entry(load):
     task = load("see_also", entry("a", 1, see_also=["a", "b"]), entry("b", 2, see_also=["b"]))
     assert task.qrels == {"lib.a": {"lib.b": 1}}
-
-
-def test_see_also_name_is_looked_up_in_the_own_class_first(load):
-    entries = [entry("Tree.grow", 1, see_also=["cut"]), entry("Tree.cut", 2), entry("Hair.cut", 3)]
-    assert load("see_also", *entries).qrels == {"lib.Tree.grow": {"lib.Tree.cut": 1}}
-
-
-def test_ambiguous_and_unknown_see_also_names_are_dropped(load):
-    entries = [entry("a", 1, see_also=["cut", "nowhere"]), entry("Tree.cut", 2), entry("Hair.cut", 3)]
-    assert load("see_also", *entries).qrels == {}
 
 
 def test_same_input_gives_the_same_manifest(load):

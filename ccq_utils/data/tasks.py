@@ -18,11 +18,10 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data import hub
-from ccq_utils.data.docstrings import read_library
+from ccq_utils.data.docstrings import MIN_BODY_WORDS, read_library
 from ccq_utils.data.profile import TaskSpec
 from ccq_utils.data.text_files import read_jsonl, read_lines
 
-MIN_BODY_WORDS = 20
 MAX_BODY_WORDS = 100
 """Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens, and encoding
 with it is most of the study's time."""
@@ -122,12 +121,8 @@ def _docstring_task(spec, kind, seed):
                 queries[group[0].name] = group[0].summary
                 qrels[group[0].name] = {entry.name: 1 for entry in group}
     else:
-        resolve = _Resolver(known)
         for entry in kept:
-            targets = {
-                canonical[name] for name in map(lambda name, entry=entry: resolve(entry, name), entry.see_also) if name
-            }
-            targets = targets & names - {entry.name}
+            targets = {canonical[name] for name in entry.see_also if name in canonical} & names - {entry.name}
             if targets:
                 qrels[entry.name] = {target: 1 for target in sorted(targets)}
         queries = {entry.name: entry.body for entry in kept if entry.name in qrels}
@@ -158,26 +153,6 @@ def _merge_near_duplicates(entries):
         rank = (entry.name.count("."), entry.name)
         best[label] = min(best.get(label, rank), rank)
     return {entry.name: best[label][1] for label, entry in zip(labels, entries, strict=True)}
-
-
-class _Resolver:
-    """Finds the entry that a *See Also* name means: in the entry's own class or module outwards, else by a unique tail."""
-
-    def __init__(self, entries):
-        self.paths = {alias: entry.name for entry in entries for alias in entry.aliases}
-        self.tails = defaultdict(set)
-        for entry in entries:
-            for alias in entry.aliases:
-                self.tails[entry.library, alias.rsplit(".", 1)[-1]].add(entry.name)
-
-    def __call__(self, entry, name):
-        scope = entry.name
-        while "." in scope:
-            scope = scope.rsplit(".", 1)[0]
-            if f"{scope}.{name}" in self.paths:
-                return self.paths[f"{scope}.{name}"]
-        tails = self.tails[entry.library, name.rsplit(".", 1)[-1]]
-        return self.paths.get(name) or (next(iter(tails)) if len(tails) == 1 else None)
 
 
 def _beir_task(spec, folder, seed):

@@ -8,19 +8,17 @@ import re
 import warnings
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ccq_utils.common import paths
-from ccq_utils.common.cache import Cache, file_digest
+from ccq_utils.common.cache import Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
-from ccq_utils.data import docstrings, tasks
 from ccq_utils.data.corpora import Corpora, load_corpora
 from ccq_utils.data.profile import TEXT_PARTS, Profile, load_profile
-from ccq_utils.data.tasks import Task
+from ccq_utils.data.tasks import Task, load_task
 from ccq_utils.models.base_models import load_models
 from ccq_utils.models.embed import embed
 from ccq_utils.models.vectors import concat
@@ -71,13 +69,13 @@ class Study:
         return {spec.name: self._task(spec) for spec in self.profile.tasks}
 
     def _task(self, spec):
-        if spec.source.startswith("beir:"):
-            return tasks.load_task(spec, self.profile.seed)
-        libraries = ["mteb"] if spec.source.startswith("mteb:") else spec.libraries  # mteb's version pins the revision
-        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(libraries)}
+        if not spec.source.startswith("mteb:"):
+            return load_task(spec, self.profile.seed)
+        mteb = importlib.metadata.version("mteb")  # which pins the revision of the task's data
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed, "mteb": mteb}
 
         def build(folder):
-            task = tasks.load_task(spec, self.profile.seed)
+            task = load_task(spec, self.profile.seed)
             made = vars(task) | {"validation": sorted(task.validation)}
             (folder / "task.json").write_text(json.dumps(made))
 
@@ -88,19 +86,14 @@ class Study:
     def corpora(self) -> Corpora:
         """Training, calibration and validation text without judgements."""
         spec = self.profile.training
-        if spec.source.startswith("jsonl:"):
+        if not spec.source.startswith("hub:"):
             return load_corpora(spec, self.profile.seed)
-        key = {"spec": spec.model_dump(), "seed": self.profile.seed, **self._text_versions(spec.libraries)}
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed}
 
         def build(folder):
             (folder / "corpora.json").write_text(json.dumps(asdict(load_corpora(spec, self.profile.seed))))
 
         return Corpora(**json.loads((self.cache.artifact("corpora", key, build) / "corpora.json").read_text()))
-
-    def _text_versions(self, libraries):
-        versions = {name: importlib.metadata.version({"sklearn": "scikit-learn"}.get(name, name)) for name in libraries}
-        code = [file_digest(Path(module.__file__)) for module in (docstrings, tasks)]
-        return {"versions": versions, "code": code, "python": platform.python_version_tuple()[:2]}
 
     @cached_property
     def models(self):
