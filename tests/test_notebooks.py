@@ -42,8 +42,8 @@ def test_there_are_eight_notebooks():
     assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08"]
 
 
-def test_first_ten_lines_of_notebook_07_search_a_folder(tmp_path, monkeypatch):
-    source = "\n".join(cell.source for cell in cells(NOTEBOOKS[6], "code"))
+def test_first_ten_lines_of_notebook_08_search_a_folder(tmp_path, monkeypatch):
+    source = "\n".join(cell.source for cell in cells(NOTEBOOKS[-1], "code"))
     lines = [line for line in source.splitlines() if line.strip()][:10]
     assert lines[2].startswith("folder = ") and "model.search(" in lines[9]
     calls = {}

@@ -1,4 +1,4 @@
-"""A corpus to a folder of parts, here and on a real Ray cluster of two nodes."""
+"""A corpus to a folder of parts, here and with Ray."""
 
 import gzip
 import json
@@ -198,35 +198,44 @@ def test_commands_encode_to_a_folder_and_search_it(home, tmp_path, capsys):
     assert "are for a folder; write" in capsys.readouterr().err
 
 
-# ---- a real cluster of two nodes: ten seconds to start, once --------------------------------------------------------
+# ---- real clusters on this machine: five seconds each to start ------------------------------------------------------
+
+
+@pytest.fixture
+def quiet_ray(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the loopback address alone
+    import ray
+
+    return ray
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_bytes_and_clear_errors(home, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-    from ray.cluster_utils import Cluster
+def test_ray_writes_the_same_bytes_and_its_cluster_ends_with_the_work(home, tmp_path, quiet_ray):
+    assert again(home, tmp_path / "out", address="local", workers=2)["made"] == 8
+    assert files(tmp_path / "out") == files(home / "here")
+    assert not quiet_ray.is_initialized()
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+
+def refuse(argument):
+    raise StudyError(f"{argument} is refused")
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_on_a_cluster_is_one_clear_error(home, tmp_path, quiet_ray):
+    quiet_ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+    quiet_ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        cluster.add_node(num_cpus=1)
-        assert list(scale._on_ray(len, [("a", "one"), ("b", "four")], cluster.address, None, 1, "cpu"))
-        assert not ray.is_initialized()
-        ray.init(cluster.address, log_to_driver=False)  # one connection, so that workers load the model once
-        done = again(home, tmp_path / "out", address=cluster.address)
-        assert done["made"] == 8 and files(tmp_path / "out") == files(home / "here")
         for options, message in (
             ({"workers": 3}, "has room for 2 workers of 1 CPUs and 0 GPUs"),
             ({"device": "cuda"}, "has room for 0 workers of 1 CPUs and 1 GPUs"),
-            ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ):
             with pytest.raises(StudyError, match=message):
-                again(home, tmp_path / "new", address=cluster.address, **options)
-        with pytest.raises(StudyError, match="keeps dying .*take smaller parts"):
-            list(scale._on_ray(os._exit, [(0, 1)], cluster.address, 1, 1, "cpu"))
-        assert ray.is_initialized(), "a connection of the caller's own is left as it is"
+                again(home, tmp_path / "new", address="auto", **options)
+        for work, message in ((refuse, "^it is refused"), (os._exit, "keeps dying .*take smaller parts")):
+            with pytest.raises(StudyError, match=message):
+                list(scale._on_ray(work, [(0, "it" if work is refuse else 1)], "auto", 1, 1, "cpu"))
+        assert quiet_ray.is_initialized(), "a connection of the caller's own is left as it is"
     finally:
-        ray.shutdown()
-        cluster.shutdown()
+        quiet_ray.shutdown()
