@@ -94,12 +94,8 @@ def evaluate(
     bytes: Annotated[int, typer.Option(metavar="N", help="bytes per document vector")],
     profile: Profile = "default",
     peers: Annotated[bool, typer.Option("--peers", help="run published methods as well (minutes)")] = False,
-    exclude_self: Annotated[
-        bool, typer.Option("--exclude-self", help="drop the document with the query's id (ArguAna)")
-    ] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="accept judgements for documents that do not exist")
-    ] = False,
+    exclude_self: Annotated[bool, typer.Option("--exclude-self", help="drop the document with the query's id")] = False,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="accept judgements of no document")] = False,
     json: Annotated[str, typer.Option(metavar="OUT", help="write the report there")] = "",
 ):
     """Compare compression methods on your own BEIR folder."""
@@ -116,12 +112,8 @@ def evaluate(
 def fit(
     out: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
     profile: Profile = "default",
-    codec: Annotated[
-        str, typer.Option(metavar="NAME", help="'byte blocks', 'decoder' (the paper's), ...")
-    ] = "byte blocks",
-    bytes: Annotated[
-        int | None, typer.Option(metavar="N", help="bytes per text; a 48th of the float vector's without it")
-    ] = None,
+    codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "byte blocks",
+    bytes: Annotated[int | None, typer.Option(metavar="N", help="per text; a 48th of the floats without it")] = None,
     texts: Annotated[str, typer.Option(metavar="JSONL", help="fit on these, not on the profile's training text")] = "",
     output: Annotated[str, typer.Option(metavar="DIR", help="where ccq run --output wrote to")] = "",
     device: Device = "cpu",
@@ -148,21 +140,12 @@ def fit(
 @app.command()
 def encode(
     model: Model,
-    texts: Annotated[
-        str, typer.Argument(metavar="texts.jsonl", help="one object with 'id' and 'text' a line; or a folder")
-    ],
+    texts: Annotated[str, typer.Argument(metavar="texts.jsonl", help="'id' and 'text' on each line; or a folder")],
     codes: Annotated[str, typer.Argument(metavar="codes.safetensors", help="file to write; or a folder/ of parts")],
     part: Annotated[int | None, typer.Option(metavar="N", help="texts per part of a folder (4096)")] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="of each worker; equal codes need equal threads")
-    ] = None,
-    address: Annotated[
-        str,
-        typer.Option(help="encode parts with Ray: local starts a cluster here; or auto, host:port, ray://host:port"),
-    ] = "",
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Ray workers; as many as there is room for without it")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="per worker; other threads, other digits")] = None,
+    address: Annotated[str, typer.Option(help="of Ray: local (started here), auto, host:port, ray://host:port")] = "",
+    workers: Annotated[int | None, typer.Option(metavar="N", help="of Ray; all that have room without it")] = None,
     device: Device = "cpu",
     precision: Precision = "float32",
 ):

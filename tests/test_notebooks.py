@@ -11,7 +11,17 @@ from ccq_utils.common import paths
 from ccq_utils.run.publish import LIMIT
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
-LONGEST_CELL = 20
+LONGEST_CELL, LONGEST_FUNCTION = 20, 12
+NAMES = [
+    "01_select_models",
+    "02_concatenation_gains",
+    "03_train_decoder",
+    "04_calibrate_quantization",
+    "05_stress_tests",
+    "06_open_questions",
+    "07_more_per_byte",
+    "08_take_it_home",
+]
 
 FOLDERS = r"/(home|root|Users|tmp|work|opt|usr|var|private)/[\w.]"
 MACHINE_PATHS = re.compile(rf"(?<![\w./:])({FOLDERS}|[A-Z]:\\[\w.])|site-packages")
@@ -39,10 +49,10 @@ def texts(output):
 
 
 def test_there_are_eight_notebooks():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
-def test_first_ten_lines_of_notebook_08_search_a_folder(tmp_path, monkeypatch):
+def test_first_ten_lines_of_the_last_notebook_search_a_folder(tmp_path, monkeypatch):
     source = "\n".join(cell.source for cell in cells(NOTEBOOKS[-1], "code"))
     lines = [line for line in source.splitlines() if line.strip()][:10]
     assert lines[2].startswith("folder = ") and "model.search(" in lines[9]
@@ -113,10 +123,12 @@ def test_code_cells_are_short(path):
 
 
 @every
-def test_cells_define_no_functions_or_classes(path):
+def test_functions_in_cells_are_short(path):
     for cell in cells(path, "code"):
         for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)), cell.source
+            assert not isinstance(node, ast.ClassDef), cell.source
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, cell.source
 
 
 @every
