@@ -18,6 +18,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.study.stats import LEVEL, MACRO, Interval, bootstrap, holm, over_seeds, rank_correlation
 
 CLAIMS_FILE = paths.ROOT / "data" / "claims.yaml"
+RESAMPLES = 2000
 
 
 class _Strict(BaseModel):
@@ -138,9 +139,8 @@ class Claim(_Strict):
 def load_claims(path: Path = CLAIMS_FILE) -> list[Claim]:
     """The claims in the file's order.
 
-    Raises
-    ------
-    StudyError : the file is missing, not YAML, or an entry is malformed; the message names entry and key.
+    Raises:
+        StudyError: the file is missing, not YAML, or an entry is malformed; the message names entry and key.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -154,15 +154,9 @@ def load_claims(path: Path = CLAIMS_FILE) -> list[Claim]:
         place = ".".join(str(part) for part in problem["loc"])
         raise StudyError(f"{path.name}, entry {place}: {problem['msg']}") from error
     names = [claim.id for claim in claims]
-    if len(set(names)) < len(names):
-        raise StudyError(
-            f"{path.name} names a claim twice: {sorted({name for name in names if names.count(name) > 1})}"
-        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StudyError(f"{path.name} names a claim twice: {twice}")
     return claims
-
-
-VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -199,33 +193,33 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
             if claim.notebook == notebook and found[0] is not None
         ]
         p_values[family] = holm([claims[index].reproduced.p(measured[index][0]) for index in family])
-    return [_rule(claim, found, p) for claim, found, p in zip(claims, measured, p_values, strict=True)]
+    return [
+        Ruling(claim, *found, *_verdict(claim, found[0], found[1], p))
+        for claim, found, p in zip(claims, measured, p_values, strict=True)
+    ]
 
 
-def _rule(claim, found, p):
-    interval, by_task, seeds, spread = found
+def _verdict(claim, interval, by_task, p):
+    """The verdict and a note that says what decided it."""
     if interval is None:
-        return Ruling(
-            claim, None, {}, 0, np.nan, "not testable here", claim.untestable or "its run is not in the tables"
-        )
+        return "not testable here", claim.untestable or "its run is not in the tables"
     expects = claim.reproduced
     against = [task for task, one in by_task.items() if expects.fails(one)]
     supports = [task for task, one in by_task.items() if expects.holds(one)]
     if expects.holds(interval) and p < LEVEL and not against:
-        return Ruling(claim, interval, by_task, seeds, spread, "reproduced", "")
+        return "reproduced", ""
     if expects.holds(interval):
-        note = f"not on {', '.join(against)}" if against else "not after Holm's correction"
-        return Ruling(claim, interval, by_task, seeds, spread, "partly", note)
+        return "partly", f"not on {', '.join(against)}" if against else "not after Holm's correction"
     if claim.partly and claim.partly.holds(interval):
-        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"lies {claim.partly}")
-    if supports and not expects.fails(interval):
-        return Ruling(claim, interval, by_task, seeds, spread, "partly", f"only on {', '.join(supports)}")
-    note = "no difference seen" if 0 in (expects.above, expects.below) else "the interval holds the threshold"
-    if expects.within:
-        note = "the interval reaches past the margin"
+        return "partly", f"lies {claim.partly}"
     if expects.fails(interval):
-        note = ""
-    return Ruling(claim, interval, by_task, seeds, spread, "not reproduced", note)
+        return "not reproduced", ""
+    if supports:
+        return "partly", f"only on {', '.join(supports)}"
+    if expects.within:
+        return "not reproduced", "the interval reaches past the margin"
+    at_zero = 0 in (expects.above, expects.below)
+    return "not reproduced", "no difference seen" if at_zero else "the interval holds the threshold"
 
 
 def _measure(claim, results, scores, seed):
@@ -301,34 +295,12 @@ def claims_table(rulings: list[Ruling]) -> pd.DataFrame:
     """One row per claim: number, interval over tasks and queries, seeds, threshold, verdict and a note."""
     rows = []
     for ruling in rulings:
-        interval = ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
-        rows.append(
-            {
-                "claim": ruling.claim.id,
-                "statement": ruling.claim.statement,
-                "tested": str(ruling.claim.test),
-                "measured": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-                "expected": ruling.claim.expected,
-                "seeds": ruling.seeds,
-                "seed_spread": ruling.spread,
-                "queries": interval.queries,
-                "verdict": ruling.verdict,
-                "note": ruling.note,
-            }
-        )
+        claim, interval = ruling.claim, ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
+        row = {"claim": claim.id, "statement": claim.statement, "tested": str(claim.test)}
+        row |= {"measured": interval.estimate, "low": interval.low, "high": interval.high, "expected": claim.expected}
+        row |= {"seeds": ruling.seeds, "seed_spread": ruling.spread, "queries": interval.queries}
+        rows.append(row | {"verdict": ruling.verdict, "note": ruling.note})
     return pd.DataFrame(rows)
-
-
-def by_task_table(rulings: list[Ruling]) -> pd.DataFrame:
-    """One row per claim and task: the number with its interval over that task's queries."""
-    rows = [
-        {"claim": ruling.claim.id, "task": task, **interval._asdict()}
-        for ruling in rulings
-        for task, interval in ruling.by_task.items()
-    ]
-    return pd.DataFrame(rows, columns=["claim", "task", "estimate", "low", "high", "queries"])
 
 
 def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
@@ -338,8 +310,13 @@ def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) 
 
 
 def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
-    """``by_task_table`` of all claims, judged from a results folder."""
-    return by_task_table(rule(results, load_claims(), seed))
+    """One row per claim and task: the number with its interval over that task's queries."""
+    rows = [
+        {"claim": ruling.claim.id, "task": task, **interval._asdict()}
+        for ruling in rule(results, load_claims(), seed)
+        for task, interval in ruling.by_task.items()
+    ]
+    return pd.DataFrame(rows, columns=["claim", "task", "estimate", "low", "high", "queries"])
 
 
 def shown(table: pd.DataFrame):
