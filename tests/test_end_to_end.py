@@ -12,7 +12,7 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.common import paths
-from ccq_utils.study.claims import VERDICTS, load_claims
+from ccq_utils.study.claims import load_claims
 from ccq_utils.study.stats import Interval
 
 NOTEBOOKS = [path.stem for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))]
@@ -92,7 +92,12 @@ def test_tables_hold_finite_numbers_within_their_intervals(tables):
 def test_claims_have_the_verdicts_that_their_intervals_bear(tables):
     claims = tables["06_claims"]
     expected = {entry.id: entry.reproduced for entry in load_claims()}
-    assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= set(VERDICTS)
+    assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= {
+        "reproduced",
+        "partly",
+        "not reproduced",
+        "not testable here",
+    }
     for row in claims.dropna(subset=["measured"]).itertuples():
         holds = expected[row.claim].holds(Interval(row.measured, row.low, row.high, row.queries))
         assert holds == (row.verdict == "reproduced") or isinstance(row.note, str), row
