@@ -181,5 +181,7 @@ def test_times_come_from_the_last_cold_run():
     plain = re.sub("<!--.*?-->", "", with_times(text, cold))
     assert plain == "Takes 10 minutes, 80 seconds in 02, at 2.1 GB."
     assert with_times(with_times(text, cold), cold) == with_times(text, cold)
-    with pytest.raises(StudyError, match="no run was cold yet"):
+    with pytest.raises(StudyError, match="no cold run tells time:study"):
         with_times(text, None)
+    with pytest.raises(StudyError, match="no cold run tells time:03"):
+        with_times(text.replace("02", "03"), cold)

@@ -72,13 +72,14 @@ def with_times(text: str, cold: dict | None) -> str:
     """
 
     def fill(marker):
-        if not cold:
-            raise StudyError("no run was cold yet; run with an empty cache: CCQ_CACHE=build/cache ccq run --force")
-        seconds, held = cold["seconds"], [peak or 0 for _, peak in cold["notebooks"].values()]
-        if marker[2].isdecimal():
-            seconds = next(took for name, (took, _) in cold["notebooks"].items() if name.startswith(marker[2]))
-        long = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-        return marker[1] + (f"{max(held) / 1000:.1f} GB" if marker[2] == "memory" else long) + marker[3]
+        notebooks = cold["notebooks"] if cold else {}
+        found = [seconds for name, (seconds, _) in notebooks.items() if name[:2] == marker[2]]
+        if not cold or (marker[2].isdecimal() and not found):
+            raise StudyError(f"no cold run tells time:{marker[2]}; CCQ_CACHE=build/cold ccq run --force makes one")
+        seconds = found[0] if found else cold["seconds"]
+        held = max(peak or 0 for _, peak in notebooks.values())
+        text = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+        return f"{marker[1]}{f'{held / 1000:.1f} GB' if marker[2] == 'memory' else text}{marker[3]}"
 
     return re.sub(r"(<!-- time:(study|memory|\d\d) -->).*?(<!-- end -->)", fill, text)
 
