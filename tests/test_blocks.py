@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccq_utils.codecs.byte_blocks import BlockCodec, byte_blocks, equalised_pca, rates
-from ccq_utils.codecs.percentile import scores
+from ccq_utils.codecs.codec import scores
 from ccq_utils.common.errors import StudyError
 
 VARIANCES = 0.9 ** np.arange(64)

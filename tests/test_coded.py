@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mteb.models import ModelMeta
 
-from ccq_utils.codecs import percentile as codecs
 from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.percentile import PercentileCodec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.mteb_tasks import as_mteb
@@ -38,7 +38,7 @@ def ours(pipeline, task, coded):
     queries = pipeline.model.encode_query([task.queries[name] for name in task.query_ids("test")])
     documents = list(task.documents.values())
     if coded:
-        matrix = codecs.scores(pipeline.codec, queries, pipeline.encode_document(documents))
+        matrix = scores(pipeline.codec, queries, pipeline.encode_document(documents))
     else:
         matrix = pipeline.decoded().encode_query([task.queries[name] for name in task.query_ids("test")])
         matrix = matrix @ pipeline.decoded().encode_document(documents).T
@@ -110,7 +110,7 @@ def test_queries_are_projected_documents_are_coded(pipeline):
     decoded = pipeline.codec.decode(pipeline.codec.encode(documents))
     assert np.abs(form.encode_query(texts) - pipeline.codec.project(queries)).max() < 1e-6
     assert np.abs(form.encode_document(texts) - decoded).max() < 1e-6
-    expected = codecs.scores(pipeline.codec, queries, pipeline.codec.encode(documents))
+    expected = scores(pipeline.codec, queries, pipeline.codec.encode(documents))
     assert (
         np.abs(form.similarity(form.encode_query(texts), form.encode_document(texts)).numpy() - expected).max() < 1e-5
     )

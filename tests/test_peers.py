@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.peers import DRAWN, PEERS, FaissCodec, bitbudget_scores, make_peer
-from ccq_utils.codecs.percentile import scores
+from ccq_utils.codecs.codec import scores
+from ccq_utils.codecs.peers import DRAWN, PEERS, FaissCodec, make_peer
 from ccq_utils.common.errors import StudyError
 
 DIMS = 64
@@ -114,50 +113,3 @@ def test_what_faiss_cannot_build_is_a_clear_error(corpus):
 def test_unknown_peer_lists_the_known():
     with pytest.raises(StudyError, match="unknown peer 'zip'; known: PQ, OPQ"):
         make_peer("zip", DIMS, 8)
-
-
-# ---- bitbudget: its numbers in our harness, our method in its -------------------------------------------------------
-
-
-@pytest.fixture
-def judged(judged_vectors, corpus):
-    """Task, scorer, vectors of documents and queries."""
-    return judged_vectors(corpus[:200], 30)
-
-
-def test_bitbudget_methods_score_the_same_in_our_harness(judged):
-    from bitbudget import list_methods
-    from bitbudget.eval import evaluate
-
-    task, judge, documents, asked = judged
-    theirs = {
-        row["method"]: row for row in evaluate(documents, asked, list(task.documents), judge.query_ids, task.qrels)
-    }
-    assert len(theirs) == len(list_methods()) > 8
-    for name, row in theirs.items():
-        matrix, size = bitbudget_scores(name, asked, documents)
-        assert size == row["bytes"]
-        if "binary" not in name:  # ties of whole numbers are broken in another order
-            assert judge(matrix)["ndcg_at_10"].mean() == pytest.approx(row["ndcg"], abs=1e-4), name
-
-
-def test_byte_blocks_run_as_a_bitbudget_plug_in(judged):
-    from bitbudget import METHODS, method
-    from bitbudget.eval import evaluate
-
-    task, judge, documents, asked = judged
-
-    @method("ccq-byte-blocks", bits=1)
-    def byte_blocks(demb, qemb):
-        codec = BlockCodec(demb.shape[1] // 8, seed=1).fit(demb)
-        return scores(codec, qemb, codec.encode(demb)), codec.bytes_per_vector
-
-    try:
-        (row,) = evaluate(
-            documents, asked, list(task.documents), judge.query_ids, task.qrels, methods=["ccq-byte-blocks"]
-        )
-    finally:
-        del METHODS["ccq-byte-blocks"]
-    codec = BlockCodec(8, seed=1).fit(documents)
-    ours = judge(scores(codec, asked, codec.encode(documents)))["ndcg_at_10"].mean()
-    assert row["bytes"] == 8 and row["ndcg"] == pytest.approx(ours, abs=1e-4)

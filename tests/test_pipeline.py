@@ -11,10 +11,10 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.codecs import files as codec_files
-from ccq_utils.codecs import percentile as codecs
 from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import fit_pca
-from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.coded import coded_model
@@ -61,11 +61,11 @@ def test_codes_are_packed_and_search_is_that_of_the_codec(made, texts, kind):
     pipeline = made(kind)
     codes = pipeline.encode_document(texts)
     assert codes.dtype == np.uint8 and codes.shape == (80, {"PCA, rotated": 5}.get(kind, 8))
-    scores, numbers = pipeline.search([QUERY, texts[3]], codes, k=4)
+    found, numbers = pipeline.search([QUERY, texts[3]], codes, k=4)
     queries = pipeline.model.encode_query([QUERY, texts[3]])
-    expected = codecs.scores(pipeline.codec, queries, codes)
-    assert scores.shape == numbers.shape == (2, 4)
-    assert np.abs(np.sort(expected, axis=1)[:, ::-1][:, :4] - scores).max() < 1e-4
+    expected = scores(pipeline.codec, queries, codes)
+    assert found.shape == numbers.shape == (2, 4)
+    assert np.abs(np.sort(expected, axis=1)[:, ::-1][:, :4] - found).max() < 1e-4
     assert 3 in numbers[1]
     alone = pipeline.search(QUERY, codes[:3], k=50)
     assert alone[0].shape == (3,) and sorted(alone[1]) == [0, 1, 2]
@@ -261,7 +261,7 @@ def test_damaged_codec_is_an_error(made, tmp_path, change, message):
 
 
 def test_codec_without_a_file_format_is_an_error(model, texts, tmp_path):
-    pipeline = CompressedModel(model, codecs.LshCodec(64))
+    pipeline = CompressedModel(model, LshCodec(64))
     with pytest.raises(StudyError, match="LshCodec cannot be saved; choose one of: byte blocks, percentile"):
         codec_files.save_codec(pipeline.codec, tmp_path)
 

@@ -1,24 +1,16 @@
 """Other scalar codes at the same bytes: what each promises about error, bits and counted bytes."""
 
-from fractions import Fraction
-from math import ceil
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ccq_utils.codecs.percentile import PercentileCodec
-from ccq_utils.codecs.quantizer import PercentileQuantizer, bucket_surprise
+from ccq_utils.codecs.quantizer import PercentileQuantizer
 from ccq_utils.codecs.scalar import (
     ALTERNATIVES,
-    CORRECTION,
-    ITQ_BITS,
-    LENGTH,
     CorrectedCodec,
-    EntropyCodec,
     LloydMaxQuantizer,
-    QueryAwareCodec,
     WaterfilledCodec,
     water_filling,
 )
@@ -73,77 +65,26 @@ def test_norm_correction_makes_the_projection_on_the_true_vector_exact(parts):
     assert (short < 0.9 * length).mean() > 0.9
 
 
-def test_entropy_coder_counts_no_less_than_the_entropy_and_keeps_to_the_budget(parts):
-    codec = EntropyCodec(12).fit(*parts[:2])
-    assert 0.9 * 12 < codec.lengths(codec.encode(parts[1])).mean() <= 12
-    codes = codec.encode(parts[2])
-    empirical = bucket_surprise((codes - codec.low_).astype(np.uint8), 8).sum(axis=1).mean()
-    assert codec.lengths(codes).mean() >= LENGTH + empirical / 8
-
-
-def test_a_code_of_the_counted_length_gives_the_vector_back(parts):
-    codec = EntropyCodec(8).fit(*parts[:2])
-    code = codec.encode(parts[2][:1])
-    ends = [*codec.first_[1:], len(codec.surprise_)]
-    shares = [
-        [Fraction(float(2.0**-each)) for each in codec.surprise_[a:b]] for a, b in zip(codec.first_, ends, strict=True)
-    ]
-    shares = [[share / sum(dim) for share in dim] for dim in shares]
-    low, width = Fraction(0), Fraction(1)
-    for dim, number in zip(shares, (code - codec.low_)[0], strict=True):
-        low, width = low + width * sum(dim[:number], Fraction(0)), width * dim[number]
-    bits = int(8 * (codec.lengths(code)[0] - LENGTH))
-    sent = Fraction(ceil(low * 2**bits), 2**bits)  # the first number of so many bits within the vector's interval
-    assert low <= sent < low + width
-    found = []
-    for dim in shares:
-        borders = [sum(dim[:number], Fraction(0)) for number in range(len(dim) + 1)]
-        number = max(place for place in range(len(dim)) if borders[place] <= sent)
-        sent = (sent - borders[number]) / dim[number]
-        found.append(number)
-    assert found == (code - codec.low_)[0].tolist()
-
-
-def test_query_aware_scale_keeps_scores_and_lowers_their_error_where_queries_are_spread_otherwise(parts):
-    training, calibration, documents, queries = parts
-    queries = queries[:, ::-1].copy()  # large where documents are small
-    aware = QueryAwareCodec(DIMS, 1, queries).fit(training, calibration)
-    plain = PercentileCodec(DIMS, 1, rotate=True).fit(training, calibration)
-    true = plain.project(queries) @ plain.project(documents).T
-    turned = (aware.decoder_.transform(documents, DIMS) * aware.scale_) @ aware.rotation_
-    assert aware.project(queries) @ turned.T == pytest.approx(true, abs=1e-4)
-    wrong = [
-        ((codec.project(queries) @ codec.decode(codec.encode(documents)).T - true).var(axis=1)).mean()
-        for codec in (aware, plain)
-    ]
-    assert wrong[0] < 0.8 * wrong[1]
-
-
 @pytest.mark.parametrize("name", ALTERNATIVES)
 def test_codes_have_the_bytes_that_are_stated_and_decode_to_something_like_the_vector(parts, name):
     training, calibration, documents, queries = parts
-    codec = ALTERNATIVES[name](DIMS, BUDGET, queries, 0).fit(training, calibration)
+    codec = ALTERNATIVES[name](DIMS, BUDGET, 0).fit(training, calibration)
     codes = codec.encode(documents)
     decoded = codec.decode(codes)
     assert decoded.shape[0] == len(documents) and np.array_equal(decoded, codec.decode(codes))
-    if name == "entropy-coded":
-        assert codec.bytes_per_vector == codec.lengths(codes).mean()
-    else:
-        assert codes.dtype == np.uint8 and codes.shape[1] == codec.bytes_per_vector <= BUDGET
+    assert codes.dtype == np.uint8 and codes.shape[1] == codec.bytes_per_vector <= BUDGET
     scores = codec.project(queries[:50]) @ decoded.T
     assert np.corrcoef(scores.ravel(), (queries[:50] @ documents.T).ravel())[0, 1] > 0.5
 
 
-def test_water_filled_codes_are_the_buckets_bit_by_bit(parts):
+def test_water_filled_codes_hold_each_bucket_in_its_own_bits(parts):
     codec = WaterfilledCodec(5).fit(*parts[:2])
-    assert codec.bits_.sum() == 40 and len(set(codec.bits_)) > 2
+    assert codec.used_.sum() == 40 and len(codec.quantizers_) > 2
     values = codec.project(parts[2])
     expected = np.empty_like(values)
-    for quantizer in codec.quantizers_:
-        mine = codec.bits_ == quantizer.bits
-        expected[:, mine] = np.take_along_axis(
-            quantizer.levels_, quantizer.buckets(values[:, mine]).astype(int), axis=0
-        )
+    for dims, quantizer in codec.quantizers_.items():
+        numbers = quantizer.buckets(values[:, dims]).astype(int)
+        expected[:, dims] = np.take_along_axis(quantizer.levels_, numbers, axis=0)
     assert np.array_equal(codec.decode(codec.encode(parts[2])), expected)
 
 
@@ -152,9 +93,3 @@ def test_what_cannot_be_had_is_said(parts):
         LloydMaxQuantizer(9)
     with pytest.raises(StudyError, match="2 dims take 0 to 16 bits, not 17"):
         water_filling(np.ones(2), 17)
-    with pytest.raises(StudyError, match=f"{CORRECTION} bytes of constants leave no code in a budget of 2"):
-        ALTERNATIVES["norm correction"](DIMS, 2, parts[3], 0)
-    with pytest.raises(StudyError, match="an entropy-coded vector takes more than 2 bytes"):
-        EntropyCodec(2).fit(*parts[:2])
-    with pytest.raises(StudyError, match=f"ITQ of {ITQ_BITS + 8} bits is not run here"):
-        ALTERNATIVES["ITQ"](2 * ITQ_BITS, ITQ_BITS // 8 + 1, parts[3], 0)

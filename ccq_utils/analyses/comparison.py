@@ -1,6 +1,5 @@
 """Ours and its peers at equal bytes, fitted on general text or on one's own corpus."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -10,11 +9,11 @@ import pandas as pd
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.ideal import OnEqualised
-from ccq_utils.codecs.peers import DRAWN, PEERS, bitbudget_scores, make_peer
+from ccq_utils.codecs.peers import DRAWN, PEERS, make_peer
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
-from ccq_utils.study.retention import MACRO, Side, chosen_decoder, fitted_codecs, ndcg, retention_rows, sides
+from ccq_utils.study.retention import MACRO, Side, chosen_decoder, fitted_codecs, retention_rows, sides
 from ccq_utils.study.scoring import PLACES, score_method, what_to_fit_on
 from ccq_utils.study.stats import Interval, corrected_verdicts
 from ccq_utils.study.study import Study
@@ -172,24 +171,6 @@ def _better(table):
     """Methods that are significantly better than ours, with the tasks on which they are."""
     found = table[table["verdict"] == "worse"].groupby("method", sort=True)["task"].agg(", ".join)
     return "; ".join(f"{method} ({tasks})" for method, tasks in found.items()) or "none"
-
-
-def bitbudget_table(study: Study, found: dict[str, Side]) -> pd.DataFrame:
-    """Every method of the package bitbudget at the bytes it takes by itself, fitted on the documents, as it does.
-
-    Empty where that package is not installed; it is not needed for anything else.
-    """
-    if importlib.util.find_spec("bitbudget") is None:
-        return pd.DataFrame(columns=["task", "method", "bytes_per_vector", "ndcg_at_10", "estimate", "low", "high"])
-    from bitbudget import list_methods
-
-    rows = []
-    for name in list_methods():
-        scored = {task: bitbudget_scores(name, side.queries, side.documents) for task, side in found.items()}
-        values = {task: ndcg(side.judge, scored[task][0]) for task, side in found.items()}
-        labels = {"method": f"bitbudget {name}", "bytes_per_vector": next(iter(scored.values()))[1]}
-        rows += retention_rows(study, found, values, **labels)
-    return pd.DataFrame(rows)
 
 
 def macro(table: pd.DataFrame) -> pd.DataFrame:

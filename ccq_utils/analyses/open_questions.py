@@ -7,7 +7,8 @@ import pandas as pd
 
 from ccq_utils.analyses.stress import flip_bits
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.percentile import LshCodec, make_codec, scores
+from ccq_utils.codecs.codec import scores
+from ccq_utils.codecs.percentile import LshCodec, make_codec
 from ccq_utils.common.progress import progress
 from ccq_utils.models.base_models import BUILDERS, finetuned
 from ccq_utils.models.embed import embed, normalise

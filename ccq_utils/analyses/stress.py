@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.percentile import scores
+from ccq_utils.codecs.codec import scores
 from ccq_utils.common.progress import progress
 from ccq_utils.models.embed import embed
 from ccq_utils.models.vectors import concat

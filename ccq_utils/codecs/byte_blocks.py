@@ -19,8 +19,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ccq_utils.codecs.decoder import random_rotation
-from ccq_utils.common.cache import remembered
+from ccq_utils.codecs.decoder import principal_axes, random_rotation
 from ccq_utils.common.errors import StudyError
 
 CENTROIDS = 256
@@ -63,14 +62,6 @@ def byte_blocks(variances: np.ndarray, count: int) -> list[tuple[int, int]]:
     return list(zip(borders, [*borders[1:], dims], strict=True))
 
 
-@remembered(8)
-def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``(D,)`` and axes ``(D, D) float64`` of centred PCA."""
-    mean = vectors.mean(axis=0)
-    centred = (vectors - mean).astype(np.float64)
-    return mean, np.linalg.eigh(centred.T @ centred / len(vectors))[1]
-
-
 def equalised_pca(
     vectors: np.ndarray, held_out: np.ndarray, dims: int | None = None, power: float = POWER, floor: float = FLOOR
 ):
@@ -87,7 +78,8 @@ def equalised_pca(
     -------
     Mean ``(D,)``, basis ``(D, dims) float64``, and the variances of the equalised dims ``(dims,)``, in descending order.
     """
-    mean, basis = principal_axes(vectors)
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    basis = principal_axes(vectors - mean)
     variances = (((held_out - mean) @ basis) ** 2).mean(axis=0)
     order = np.argsort(-variances, kind="stable")[:dims]
     scale = np.maximum(variances[order], floor * variances.mean()) ** (-power / 2)

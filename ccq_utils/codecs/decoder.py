@@ -1,10 +1,9 @@
-"""The decoder: a light map from the concat's D dims to d, whose prefixes (stops) are useful on their own.
+"""The decoder: a light map from the concat's D dims to d, whose first dims (up to a stop) are useful on their own.
 
-Two ways to get one: uncentred PCA in closed form, and training on text without judgements by one of ``losses``.
+There are two ways to get one: PCA, which has a formula, and training on text without judgements.
 """
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ccq_utils.codecs.losses import (
-    LOSSES,
-    coded_cosines,
-    prefix_cosines,
-    ranking_loss,
-    reconstruction_loss,
-    similarity_loss,
-)
-from ccq_utils.codecs.quantizer import BITS
+from ccq_utils.codecs.losses import LOSSES, reconstruction_loss, similarity_loss
 from ccq_utils.common.cache import remembered
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
 
+ROWS = 4096  # vectors that are turned to float64 at a time
+
 
 class Decoder(nn.Module):
-    """D -> d in ``depth`` layers; depth 1 is one linear map without bias, deeper ones have GELU between layers.
+    """D -> d in ``depth`` layers; one layer is a linear map without bias, more have GELU between them.
 
-    Parameters
-    ----------
-    in_dims, out_dims : D and d
-    depth : 1, 2 or 3
-    width : hidden width of deeper decoders
-    dropout : share of hidden values dropped in training
-    residual : deeper decoders add their output to that of one linear map, and begin as that map
+    Args:
+        in_dims, out_dims: D and d.
+        depth: Number of layers.
+        width: Values of each hidden layer.
+        dropout: Share of hidden values that are dropped in training.
+        residual: Add the output to that of one linear map, and begin as that map.
     """
 
     def __init__(self, in_dims: int, out_dims: int, depth: int = 1, width: int = 512, dropout=0.0, residual=False):
@@ -46,11 +38,9 @@ class Decoder(nn.Module):
         self.config = {"in_dims": in_dims, "out_dims": out_dims, "depth": depth, "width": width}
         self.config |= {"dropout": dropout, "residual": residual}
         sizes = [in_dims, *[width] * (depth - 1), out_dims]
-        layers = []
-        for index, (wide, narrow) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            layers.append(nn.Linear(wide, narrow, bias=depth > 1))
-            if index < depth - 1:
-                layers += [nn.GELU(), nn.Dropout(dropout)] if dropout else [nn.GELU()]
+        layers = [nn.Linear(sizes[0], sizes[1], bias=depth > 1)]
+        for size, following in zip(sizes[1:-1], sizes[2:], strict=True):
+            layers += [nn.GELU(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(size, following)]
         self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(in_dims, out_dims, bias=False) if residual else None
         if residual:
@@ -74,9 +64,8 @@ class Decoder(nn.Module):
     def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
         """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``.
 
-        Raises
-        ------
-        StudyError : the input's dims are not D, or ``dims`` is more than the decoder gives.
+        Raises:
+            StudyError: The input's dims are not D, or ``dims`` is more than the decoder gives.
         """
         expected, largest = self.config["in_dims"], self.config["out_dims"]
         if vectors.shape[1] != expected:
@@ -108,66 +97,29 @@ def random_rotation(dims: int, seed: int) -> np.ndarray:
 
 
 @remembered(8)
-def _uncentred_axes(vectors):
-    """Axes ``(D, D)`` of descending second moment, each with its largest entry positive."""
-    values, axes = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
-    axes = axes[:, np.argsort(values)[::-1]]
-    return axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(len(axes))])
+def principal_axes(vectors: np.ndarray) -> np.ndarray:
+    """The vectors' main directions as columns, ``(D, D) float64``, those with the largest squared sum first.
+
+    Computed in float64 and with every axis's largest entry positive, so that they are the same on any number of threads.
+    """
+    parts = (vectors[start : start + ROWS].astype(np.float64) for start in range(0, len(vectors), ROWS))
+    axes = np.linalg.eigh(sum(part.T @ part for part in parts))[1][:, ::-1]
+    return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
 
 
 def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
-    """Uncentred PCA as a decoder: its prefixes keep the most of the vectors' inner products among linear maps.
+    """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products.
 
-    Raises
-    ------
-    StudyError : more dims than the vectors have.
+    Raises:
+        StudyError: More dims than the vectors have.
     """
     in_dims = vectors.shape[1]
     if dims > in_dims:
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
-    axes = _uncentred_axes(vectors)[:, :dims]
     decoder = Decoder(in_dims, dims)
     with torch.no_grad():
-        decoder.layers[0].weight.copy_(torch.from_numpy(axes.T.astype(np.float32)))
+        decoder.layers[0].weight.copy_(torch.from_numpy(principal_axes(vectors)[:, :dims].T.copy()))
     return decoder.eval()
-
-
-def nearest(vectors: np.ndarray, count: int, block: int = 1024) -> torch.Tensor:
-    """Each row's own number and those of its ``count`` nearest others by cosine, ``(n, 1 + count)``.
-
-    Parameters
-    ----------
-    vectors : rows of length one
-    block : rows that are compared with all others at a time
-
-    Raises
-    ------
-    StudyError : fewer others than ``count``, or a count below one.
-    """
-    if not 1 <= count < len(vectors):
-        raise StudyError(f"{count} nearest neighbours cannot be had from {len(vectors)} texts; give 1 to n - 1")
-    values, found = torch.from_numpy(vectors), []
-    for part in torch.arange(len(values)).split(block):
-        cosines = values[part] @ values.T
-        cosines[torch.arange(len(part)), part] = -torch.inf
-        found.append(torch.cat([part[:, None], cosines.topk(count, dim=1).indices], dim=1))
-    return torch.cat(found)
-
-
-def near_batches(neighbours: torch.Tensor, order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
-    """Batches of anchors, taken in ``order``, with their nearest texts: as many batches as random ones would be.
-
-    Parameters
-    ----------
-    neighbours : what ``nearest`` gives
-
-    Returns
-    -------
-    Text numbers, each once in a batch, which therefore may hold fewer than ``batch_size``.
-    """
-    anchors = max(1, batch_size // neighbours.shape[1])
-    steps = -(-len(order) // batch_size)
-    return [neighbours[part].unique() for part in order.split(anchors)[:steps]]
 
 
 def train_decoder(
@@ -182,81 +134,60 @@ def train_decoder(
     seed: int,
     weight_decay: float = 0.0,
     loss: str = "similarity",
-    neighbours: int = 0,
-    bits: int | None = None,
 ) -> pd.DataFrame:
-    """Train in place with AdamW, keep the weights of the best validation loss.
+    """Train in place with AdamW and keep the weights of the lowest held-out loss.
 
-    Parameters
-    ----------
-    training, validation : concat vectors ``(n, D)`` of text without judgements
-    patience : epochs without improvement before stopping; None trains all epochs (to show overfitting)
-    weight_decay : AdamW's; 0 is plain Adam
-    loss : ``similarity`` (the paper's), ``near pairs``, ``ranking`` or ``reconstruction`` (depth 1 only)
-    neighbours : batches, of held-out text too, are anchors with so many of their nearest texts; 0 draws them at random
-    bits : one side of each pair is coded with so many bits, turned by one random rotation per stop; None codes nothing
+    Args:
+        training, validation: Concat vectors ``(n, D)`` of text without judgements; the latter are held out.
+        stops: Numbers of first dims that the loss looks at, the last at most d.
+        patience: Epochs without a lower held-out loss before training stops; None trains all, to show overfitting.
+        seed: Of the order of the texts; weights and dropout follow ``torch.manual_seed``.
+        weight_decay: AdamW's; 0 is plain Adam.
+        loss: ``similarity`` (the paper's), or ``reconstruction`` for a decoder of depth 1.
 
-    Returns
-    -------
-    DataFrame with ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
+    Returns:
+        Columns ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
 
-    Raises
-    ------
-    StudyError : stops larger than the decoder, vectors that hold NaN, too little text for one batch or for so many
-        neighbours, an unknown loss or number of bits, codes for a loss that compares no pairs.
+    Raises:
+        StudyError: An unknown loss, a stop larger than the decoder, fewer than two vectors, or one that holds NaN.
     """
     if loss not in LOSSES:
         raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")
-    if bits is not None and (bits not in BITS or loss == "reconstruction"):
-        accepted = ", ".join(map(str, BITS))
-        raise StudyError(f"{loss} loss cannot code a side with {bits!r} bits; accepted: {accepted}, not reconstruction")
     if stops[-1] > decoder.config["out_dims"]:
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     if len(training) < 2 or len(validation) < 2:
         raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
     if not (np.isfinite(training).all() and np.isfinite(validation).all()):
         raise StudyError("decoder training vectors hold NaN or infinity; mend the model or remove the texts")
-    near, held_out_batches = None, [torch.arange(len(validation))]
-    if neighbours:
-        near, near_held_out = nearest(training, neighbours), nearest(validation, neighbours)
-        held_out_batches = near_batches(near_held_out, held_out_batches[0], batch_size)
-    generator = torch.Generator().manual_seed(seed)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
+    order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    cosines = None
-    if bits is not None:
-        rotations = [torch.from_numpy(random_rotation(stop, seed)) for stop in stops]
-        cosines = partial(coded_cosines, bits=bits, rotations=rotations)
 
     def loss_of(vectors):
         if loss == "reconstruction":
             return reconstruction_loss(vectors, decoder(vectors), stops, decoder.layers[0].weight)
-        if loss == "ranking":
-            return ranking_loss(vectors, decoder(vectors), stops, cosines or prefix_cosines)
-        return similarity_loss(vectors, decoder(vectors), stops, near=loss == "near pairs", cosines=cosines)
+        return similarity_loss(vectors, decoder(vectors), stops)
 
-    best, best_state, history = np.inf, None, []
+    history, best = [], np.inf
     for epoch in progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}, epochs"):
         losses = []
-        decoder.train()
-        order = torch.randperm(len(training), generator=generator) if epoch else torch.arange(0)
-        for index in order.split(batch_size) if near is None else near_batches(near, order, batch_size):
-            if len(index) > 1:
-                value = loss_of(training[index])
+        if epoch > 0:
+            decoder.train()
+            for batch in torch.randperm(len(training), generator=order).split(batch_size):
+                value = loss_of(training[batch])
                 optimiser.zero_grad()
                 value.backward()
                 optimiser.step()
                 losses.append(value.item())
         decoder.eval()
         with torch.inference_mode():
-            held_out = float(np.mean([loss_of(validation[index]).item() for index in held_out_batches]))
-        history.append(
-            {"epoch": epoch, "training_loss": np.mean(losses) if losses else np.nan, "validation_loss": held_out}
-        )
+            held_out = loss_of(validation).item()
+        mean = np.mean(losses) if losses else np.nan
+        history.append({"epoch": epoch, "training_loss": mean, "validation_loss": held_out})
         if held_out < best:
             best, best_epoch = held_out, epoch
-            best_state = {name: values.clone() for name, values in decoder.state_dict().items()}
+            best_weights = {name: values.clone() for name, values in decoder.state_dict().items()}
         if patience is not None and epoch - best_epoch >= patience:
             break
-    decoder.load_state_dict(best_state)
+    decoder.load_state_dict(best_weights)
     return pd.DataFrame(history)

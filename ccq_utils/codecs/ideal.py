@@ -1,12 +1,13 @@
-"""What codecs are held against: float vectors with equalised dims, other codecs on such dims, an ideal code."""
+"""What byte blocks are held against: float vectors with equalised dims, other codecs on such dims, an ideal code."""
 
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import DIMS_PER_BIT, POWER, equalised_pca, rates
+from ccq_utils.codecs.codec import Codec
 
 
 class Equalised:
-    """No codec: float vectors with equalised dims."""
+    """No codec: float vectors with equalised dims (see ``byte_blocks``), of which the first ``dims`` are kept."""
 
     def __init__(self, power: float = POWER, dims: int | None = None):
         self.power, self.dims = power, dims
@@ -37,16 +38,11 @@ class Equalised:
 
 
 class OnEqualised:
-    """Another codec, fitted on equalised dims in the place of the concat.
+    """Another codec, fitted on equalised dims in the place of the concat; that is shared by all vectors and costs nothing."""
 
-    Parameters
-    ----------
-    codec : what is fitted and coded by; equalising costs no bytes, since it is shared by all vectors
-    """
-
-    def __init__(self, codec):
+    def __init__(self, codec: Codec):
         self.codec, self.equalised = codec, Equalised()
-        if hasattr(codec, "score"):  # only then: scores ask for it
+        if hasattr(codec, "score"):  # only then: ``scores`` asks for it
             self.score = lambda queries, codes: codec.score(self.equalised.project(queries), codes)
 
     @property
@@ -74,12 +70,11 @@ class OnEqualised:
 
 
 class IdealCode(Equalised):
-    """No codec either: the values that the best code of Gaussian dims would give back, drawn as true values plus noise.
+    """No codec either: what the best code of Gaussian dims would give back, drawn as true values plus noise.
 
-    Parameters
-    ----------
-    unbiased : equal noise on all (equalised) dims, true values in full, as byte blocks strive for; otherwise reverse
-        water-filling of dims as they are, the least squared error: dims below the noise are left out, the others shrunk
+    Args:
+        unbiased: Equal noise on all (equalised) dims, true values in full, as byte blocks strive for. Otherwise the least
+            squared error, by reverse water-filling of dims as they are: those below the noise are left out, others shrunk.
     """
 
     def __init__(self, budget: int, unbiased: bool, seed: int = 0):

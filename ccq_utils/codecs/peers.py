@@ -1,27 +1,32 @@
 """Published compression methods beside ours, on the same vectors at the same bytes.
 
-Each has the face of ``codecs``. faiss, sentence-transformers, mteb and bitbudget do the work; what is ours is how many dims
-a method gets, so that its code with all per-vector constants fits the budget.
+faiss, sentence-transformers and mteb do the work. What is ours is how many dims a method gets, so that its code with all
+per-vector constants fits the budget, and how queries are projected: each peer keeps them in float where it can.
 """
 
 import os
 import re
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
 
-from ccq_utils.codecs.byte_blocks import principal_axes
-from ccq_utils.codecs.decoder import fit_pca, random_rotation
+from ccq_utils.codecs.codec import Codec
+from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
 PQ_DIMS = 512
 """Dims that product quantization keeps at most: a codebook's share of the training text is small as it is."""
-ITQ_BITS = 1024
-"""Bits up to which ITQ is run."""
+MOST_ITQ_BITS = 1024
+"""Bits up to which ITQ is run: its rotation takes minutes beyond."""
+ITQ_ROUNDS, OPQ_ROUNDS, OPQ_LLOYD, PQ_LLOYD = 5, 2, 4, 10
+"""Rounds of training. More (20 of ITQ, 5 of OPQ) take two to four times as long and move retention no more than a seed."""
 SHOWN = 200
 """Documents that RaBitQ's search gives back per query; nDCG@10 needs ten of them."""
+QUERY_BITS = 8
+"""Bits per dim of RaBitQ's query: 99.6 % of the same top ten as a float query, a hundred times faster."""
 
 
 @contextmanager
@@ -40,11 +45,10 @@ def _quiet():
 class FaissCodec:
     """A codec of faiss by its factory string; documents are decoded by faiss, queries stay in float.
 
-    Parameters
-    ----------
-    factory : faiss's index factory string, for example ``SQ8``
-    dims : vectors are turned to so many PCA dims first, in a random orthogonal basis drawn by ``seed`` (faiss's own
-        ``PCAR`` always draws the same one); None leaves them as they are
+    Args:
+        factory: faiss's index factory string, for example ``SQ8``.
+        dims: Vectors are turned to so many dims of centred PCA first, in a random orthogonal basis drawn by ``seed``, which
+            spreads their variance evenly (faiss's own ``PCAR`` always draws the same one). None leaves them as they are.
     """
 
     def __init__(self, factory: str, dims: int | None = None, seed: int = 0):
@@ -57,17 +61,14 @@ class FaissCodec:
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "FaissCodec":
         """Train on ``(n, D)`` vectors; raises ``StudyError`` where faiss cannot, with faiss's reason."""
-        faiss = load_faiss()
-        kept = re.match(r"(?:ITQ|OPQ\d+_)(\d+)", self.factory)
+        faiss, kept = load_faiss(), re.match(r"OPQ\d+_(\d+)", self.factory)
         needed = max(int(kept[1]) if kept else self.dims or 1, 256 if "PQ" in self.factory else 1)
         if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
             raise StudyError(f"{self.factory!r} needs at least {needed} vectors to train, got {len(vectors)}")
-        self.turn_ = None if self.dims is None else RotatedPca(vectors, self.dims, self.seed)
-        metric = faiss.METRIC_L2 if "LSH" in self.factory else faiss.METRIC_INNER_PRODUCT
-        turned = self._turned(vectors)
+        turned = self._fit_basis(vectors)
         try:
-            self.index_ = faiss.index_factory(turned.shape[1], self.factory, metric)
-            self._prepare(faiss)
+            self.index_ = faiss.index_factory(turned.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+            self._set_rounds(faiss)
             with _quiet():
                 self.index_.train(turned)
         except RuntimeError as error:
@@ -75,27 +76,31 @@ class FaissCodec:
             raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
         return self
 
-    def _prepare(self, faiss):
-        """Ten rounds of training, the seed, and no warnings on the number of vectors."""
-        chain, last = [], self.index_
-        if isinstance(self.index_, faiss.IndexPreTransform):
-            chain = [faiss.downcast_VectorTransform(self.index_.chain.at(i)) for i in range(self.index_.chain.size())]
-            last = faiss.downcast_index(self.index_.index)
-        for step in chain:
-            if isinstance(step, faiss.OPQMatrix):
-                step.niter, step.niter_pq, step.max_train_points = 5, 4, 4000
-            if isinstance(step, faiss.ITQTransform):
-                step.itq.max_iter, step.itq.seed = 20, self.seed % 2**31
+    def _fit_basis(self, vectors):
+        """Fit mean and basis; returns the turned vectors."""
+        self.mean_, self.basis_ = np.float32(0), None
+        if self.dims is not None:
+            self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+            axes = principal_axes(vectors - self.mean_)[:, : self.dims].astype(np.float32)
+            self.basis_ = axes @ random_rotation(self.dims, self.seed)
+        return self._turned(vectors)
+
+    def _set_rounds(self, faiss):
+        """Rounds of training and the seed."""
+        last = self.index_
+        if isinstance(last, faiss.IndexPreTransform):
+            first, last = faiss.downcast_VectorTransform(last.chain.at(0)), faiss.downcast_index(last.index)
+            if isinstance(first, faiss.OPQMatrix):
+                first.niter, first.niter_pq, first.max_train_points = OPQ_ROUNDS, OPQ_LLOYD, 4000
         if hasattr(last, "pq"):
-            last.pq.cp.niter, last.pq.cp.min_points_per_centroid, last.pq.cp.seed = 10, 1, self.seed % 2**31
+            last.pq.cp.niter, last.pq.cp.min_points_per_centroid, last.pq.cp.seed = PQ_LLOYD, 1, self.seed % 2**31
 
     def _turned(self, vectors):
-        turned = vectors if self.turn_ is None else self.turn_.centred(vectors)
-        return np.ascontiguousarray(turned, dtype=np.float32)
+        return np.ascontiguousarray(self.project(vectors - self.mean_), dtype=np.float32)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """Queries in the space in which ``decode`` gives documents back."""
-        return vectors if self.turn_ is None else self.turn_.turned(vectors)
+        """Queries in the space of ``decode``: not centred, since that would take another amount off each document's score."""
+        return vectors if self.basis_ is None else vectors @ self.basis_
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
@@ -106,84 +111,44 @@ class FaissCodec:
         return self.index_.sa_decode(np.ascontiguousarray(codes))
 
 
-class RotatedPca:
-    """Centred PCA in a random orthogonal basis of the kept dims, which spreads their variance evenly.
-
-    Documents are centred, queries are not: q.x and q.(x - mean) differ by the same for all documents of a query.
-    """
-
-    def __init__(self, vectors: np.ndarray, dims: int, seed: int):
-        self.mean, axes = principal_axes(vectors)
-        self.basis = axes[:, ::-1][:, :dims].astype(np.float32) @ random_rotation(dims, seed)
-
-    def turned(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, dims) float32``."""
-        return vectors @ self.basis
-
-    def centred(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, dims) float32``, less the mean."""
-        return self.turned(vectors - self.mean)
-
-
 class ItqCodec(FaissCodec):
-    """Iterative quantization: PCA and a learned rotation, then signs; scored by the projected float query."""
+    """Iterative quantization (Gong and Lazebnik, CVPR 2011): PCA, a rotation that faiss learns, then signs."""
 
     def __init__(self, bits: int, seed: int = 0):
-        super().__init__(f"ITQ{bits},LSH", seed=seed)
-        if bits > ITQ_BITS:
-            raise StudyError(f"ITQ of {bits} bits is not run: its rotation takes minutes beyond {ITQ_BITS}")
+        super().__init__("ITQ", bits, seed)
+        if bits > MOST_ITQ_BITS:
+            raise StudyError(f"ITQ of {bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
 
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, bits) float32``, not centred (see ``RotatedPca``)."""
-        apply = self.index_.chain.at(0).apply
-        return apply(self._turned(vectors)) - apply(np.zeros((1, vectors.shape[1]), dtype=np.float32))
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes to plus and minus one, ``(n, bits) float32``."""
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
+        """Learn a rotation of the PCA dims, from a random one on."""
+        if len(vectors) < self.dims:
+            raise StudyError(f"ITQ needs at least {self.dims} vectors to train, got {len(vectors)}")
         faiss = load_faiss()
-        return faiss.downcast_index(self.index_.index).sa_decode(np.ascontiguousarray(codes))
-
-
-class RabitqCodec:
-    """RaBitQ by faiss with 1, 2 or 4 bits, after centred PCA with a random rotation (it needs one); its own estimator."""
-
-    def __init__(self, budget: int, bits: int, seed: int = 0):
-        self.budget, self.bits, self.seed = budget, bits, seed
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "RabitqCodec":
-        """Train on ``(n, D)`` vectors; raises ``StudyError`` where the per-vector constants alone exceed the budget."""
-        faiss = load_faiss()
-        name = "RaBitQ" if self.bits == 1 else f"RaBitQ{self.bits}"
-        constants = faiss.index_factory(8, name, faiss.METRIC_INNER_PRODUCT).sa_code_size() - self.bits
-        dims = min(vectors.shape[1], (self.budget - constants) * 8 // self.bits // 8 * 8)  # whole bytes of codes
-        if dims < 8:
-            raise StudyError(
-                f"RaBitQ of {self.bits} bits needs {constants} bytes of constants; {self.budget} are too few"
-            )
-        if len(vectors) < dims:
-            raise StudyError(f"RaBitQ on {dims} PCA dims needs as many vectors to train, got {len(vectors)}")
-        self.turn_ = RotatedPca(vectors, dims, self.seed)
-        self.index_ = faiss.index_factory(dims, name, faiss.METRIC_INNER_PRODUCT)
-        self.index_.train(self.turn_.centred(vectors))
-        self.index_.qb = (
-            8  # bits per dim of the query: 99.6 % of the same top ten as a float query, a hundred times faster
-        )
+        learned = faiss.ITQMatrix(self.dims)
+        learned.max_iter, learned.seed = ITQ_ROUNDS, self.seed % 2**31
+        learned.train(self._fit_basis(vectors))
+        self.basis_ = self.basis_ @ faiss.vector_to_array(learned.A).reshape(self.dims, self.dims).T
+        self.index_ = faiss.IndexLSH(self.dims, self.dims, False)
         return self
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """Faiss's own count, per-vector constants included."""
-        return self.index_.sa_code_size()
 
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        return self.index_.sa_encode(self.turn_.centred(vectors))
+class RabitqCodec(FaissCodec):
+    """RaBitQ by faiss with 1, 2 or 4 bits, after centred PCA with a random rotation (it needs one); its own estimator."""
+
+    def __init__(self, in_dims: int, budget: int, bits: int, seed: int = 0):
+        faiss, factory = load_faiss(), "RaBitQ" if bits == 1 else f"RaBitQ{bits}"
+        constants = faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).sa_code_size() - bits
+        dims = min(in_dims, (budget - constants) * 8 // bits // 8 * 8)  # whole bytes of codes
+        if dims < 8:
+            raise StudyError(f"RaBitQ of {bits} bits needs {constants} bytes of constants; {budget} are too few")
+        super().__init__(factory, dims, seed)
 
     def score(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Faiss's estimate for the best ``SHOWN`` documents of each query, the lowest number for all others."""
-        self.index_.reset()
-        self.index_.add_sa_codes(np.ascontiguousarray(codes))
-        found, order = self.index_.search(self.turn_.turned(queries), min(SHOWN, len(codes)))
+        index = load_faiss().clone_index(self.index_)
+        index.qb = QUERY_BITS
+        index.add_sa_codes(np.ascontiguousarray(codes))
+        found, order = index.search(self.project(queries), min(SHOWN, len(codes)))
         matrix = np.full((len(queries), len(codes)), np.finfo(np.float32).min, dtype=np.float32)
         np.put_along_axis(matrix, order, found, axis=1)
         return matrix
@@ -192,10 +157,9 @@ class RabitqCodec:
 class PrecisionCodec:
     """sentence-transformers' ``quantize_embeddings`` after uncentred PCA to as many dims as fit.
 
-    Parameters
-    ----------
-    precision : ``int8`` (ranges from the calibration vectors) or ``ubinary`` (thresholds at zero)
-    rescored : keep the query in float, as sentence-transformers' rescoring does; False codes both sides
+    Args:
+        precision: ``int8`` (ranges from the calibration vectors) or ``ubinary`` (thresholds at zero).
+        rescored: Keep the query in float, as sentence-transformers' rescoring does; False codes both sides.
     """
 
     def __init__(self, dims: int, precision: str, rescored: bool = True):
@@ -205,23 +169,20 @@ class PrecisionCodec:
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PrecisionCodec":
         """Fit PCA; keep the ranges of the calibration vectors."""
         self.decoder_ = fit_pca(vectors, self.dims)
-        held_out = self._reduced(vectors if calibration is None else calibration)
+        held_out = self.decoder_.transform(vectors if calibration is None else calibration)
         self.ranges_ = np.stack([held_out.min(axis=0), held_out.max(axis=0)])
         return self
-
-    def _reduced(self, vectors):
-        return self.decoder_.transform(vectors, self.dims)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
         from sentence_transformers.util.quantization import quantize_embeddings
 
-        made = quantize_embeddings(self._reduced(vectors), self.precision, ranges=self.ranges_)
+        made = quantize_embeddings(self.decoder_.transform(vectors), self.precision, ranges=self.ranges_)
         return np.ascontiguousarray(made).view(np.uint8)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, dims)``: in float where codes are rescored, else coded as documents are."""
-        return self._reduced(vectors) if self.rescored else self.decode(self.encode(vectors))
+        return self.decoder_.transform(vectors) if self.rescored else self.decode(self.encode(vectors))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Signs for bits, the library's integers scaled back to their ranges for int8; ``(n, dims) float32``."""
@@ -232,7 +193,10 @@ class PrecisionCodec:
 
 
 class WrapperCodec:
-    """mteb's ``CompressionWrapper`` after uncentred PCA to as many dims as fit; it codes queries and documents apart."""
+    """mteb's ``CompressionWrapper`` after uncentred PCA to as many dims as fit; it codes queries and documents apart.
+
+    ``encode`` gives what the wrapper hands to the search, as bytes, ``(n, 4 * dims) uint8``: it does not pack.
+    """
 
     def __init__(self, dims: int, dtype: str):
         self.dims, self.dtype = dims, dtype
@@ -243,21 +207,12 @@ class WrapperCodec:
         self.decoder_ = fit_pca(vectors, self.dims)
         return self
 
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """What the wrapper makes of the vectors, of length one: ``(n, D) -> (n, dims) float32``."""
+        return self.decode(self.encode(vectors))
+
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """What the wrapper hands to the search, as bytes; ``(n, 4 * dims) uint8``, for it does not pack."""
-        return self._wrapped(vectors).view(np.uint8)
-
-    def score(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Cosines of what the wrapper makes of both sides, as ``mteb.evaluate`` would compute them."""
-        left, right = (
-            part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
-            for part in (self._wrapped(queries), codes.view(np.float32))
-        )
-        return left @ right.T
-
-    def _wrapped(self, vectors):
-        import warnings
-
+        """``(n, D) -> (n, 4 * dims) uint8``."""
         from mteb.models import CompressionWrapper, ModelMeta
         from mteb.types import OutputDType
 
@@ -272,66 +227,47 @@ class WrapperCodec:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ranges of fewer than 10,000 vectors are unstable
             wrapper = CompressionWrapper(Given(), OutputDType[self.dtype])
-            given = self.decoder_.transform(vectors, self.dims)
+            given = self.decoder_.transform(vectors)
             made = wrapper.encode(given, task_metadata=None, hf_split="", hf_subset="")
-        return np.ascontiguousarray(made, dtype=np.float32)
+        return np.ascontiguousarray(made, dtype=np.float32).view(np.uint8)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """The wrapper's vectors, of length one, as ``mteb.evaluate`` compares them."""
+        made = codes.view(np.float32)
+        return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
 
 
-def _pq_dims(in_dims, budget):
-    return max(budget, min(in_dims, PQ_DIMS) // budget * budget)
+def _pq_dims(dims, budget):
+    return max(budget, min(dims, PQ_DIMS) // budget * budget)
 
 
 PEERS = {
-    "PQ": lambda dims, budget, seed: FaissCodec(f"PQ{budget}x8np", _pq_dims(dims, budget), seed),
-    "OPQ": lambda dims, budget, seed: FaissCodec(f"OPQ{budget}_{_pq_dims(dims, budget)},PQ{budget}x8np", seed=seed),
-    "PCA, SQ8": lambda dims, budget, seed: FaissCodec("SQ8", min(dims, budget), seed),
-    "PCA, SQ4": lambda dims, budget, seed: FaissCodec("SQ4", min(dims, 2 * budget), seed),
-    "ITQ": lambda dims, budget, seed: ItqCodec(min(dims, 8 * budget), seed),
-    **{
-        f"RaBitQ, {bits} bit": lambda dims, budget, seed, bits=bits: RabitqCodec(budget, bits, seed)
-        for bits in (1, 2, 4)
-    },
-    **{
-        f"TurboQuant, {bits} bit": lambda dims, budget, seed, bits=bits: FaissCodec(
-            f"L2norm,SQtqmse{bits}", min(dims, 8 * budget // bits), seed
-        )
-        for bits in (1, 2, 3, 4)
-    },
-    "binary, both coded": lambda dims, budget, seed: PrecisionCodec(min(dims, 8 * budget), "ubinary", rescored=False),
-    "binary, float query": lambda dims, budget, seed: PrecisionCodec(min(dims, 8 * budget), "ubinary"),
-    "int8": lambda dims, budget, seed: PrecisionCodec(min(dims, budget), "int8"),
-    **{
-        f"mteb wrapper, {dtype.lower()}": lambda dims, budget, seed, dtype=dtype, bits=bits: WrapperCodec(
-            min(dims, 8 * budget // bits), dtype
-        )
-        for dtype, bits in (("INT8", 8), ("INT4", 4), ("BINARY", 1))
-    },
+    "PQ": lambda dims, size, seed: FaissCodec(f"PQ{size}x8np", _pq_dims(dims, size), seed),
+    "OPQ": lambda dims, size, seed: FaissCodec(f"OPQ{size}_{_pq_dims(dims, size)},PQ{size}x8np", seed=seed),
+    "PCA, SQ8": lambda dims, size, seed: FaissCodec("SQ8", min(dims, size), seed),
+    "PCA, SQ4": lambda dims, size, seed: FaissCodec("SQ4", min(dims, 2 * size), seed),
+    "ITQ": lambda dims, size, seed: ItqCodec(min(dims, 8 * size), seed),
+    "RaBitQ, 1 bit": lambda dims, size, seed: RabitqCodec(dims, size, 1, seed),
+    "RaBitQ, 2 bit": lambda dims, size, seed: RabitqCodec(dims, size, 2, seed),
+    "RaBitQ, 4 bit": lambda dims, size, seed: RabitqCodec(dims, size, 4, seed),
+    "TurboQuant, 1 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse1", min(dims, 8 * size), seed),
+    "TurboQuant, 2 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse2", min(dims, 4 * size), seed),
+    "TurboQuant, 3 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse3", min(dims, 8 * size // 3), seed),
+    "TurboQuant, 4 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse4", min(dims, 2 * size), seed),
+    "binary, both coded": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary", rescored=False),
+    "binary, float query": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary"),
+    "int8": lambda dims, size, seed: PrecisionCodec(min(dims, size), "int8"),
+    "mteb wrapper, int8": lambda dims, size, seed: WrapperCodec(min(dims, size), "INT8"),
+    "mteb wrapper, int4": lambda dims, size, seed: WrapperCodec(min(dims, 2 * size), "INT4"),
+    "mteb wrapper, binary": lambda dims, size, seed: WrapperCodec(min(dims, 8 * size), "BINARY"),
 }
-"""Name -> factory(in_dims, budget in bytes, seed)."""
-DRAWN = (
-    "PQ",
-    "OPQ",
-    "PCA, SQ8",
-    "PCA, SQ4",
-    "ITQ",
-    *(name for name in PEERS if name.startswith(("RaBitQ", "TurboQuant"))),
-)
+"""Name -> factory(in_dims, bytes per vector, seed)."""
+DRAWN = tuple(name for name in PEERS if not name.startswith(("binary", "int8", "mteb")))
 """Peers in which something is drawn: a rotation, or where k-means begins."""
 
 
-def make_peer(name: str, in_dims: int, budget: int, seed: int = 0):
+def make_peer(name: str, in_dims: int, budget: int, seed: int = 0) -> Codec:
     """A peer's codec of at most ``budget`` bytes per vector; raises ``StudyError`` for a name that is not in ``PEERS``."""
     if name not in PEERS:
         raise StudyError(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
     return PEERS[name](in_dims, budget, seed)
-
-
-def bitbudget_scores(name: str, queries: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, float]:
-    """A method of the package bitbudget: its score matrix and the bytes per vector that it counts.
-
-    Every method fits what it fits on the documents themselves.
-    """
-    from bitbudget import METHODS
-
-    matrix, size = METHODS[name](documents, queries)
-    return np.asarray(matrix, dtype=np.float32), float(size)

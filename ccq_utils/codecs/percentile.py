@@ -1,16 +1,12 @@
-"""Compression methods with one face: fit on vectors without judgements, encode to packed bytes, score.
+"""The paper's codec, hashing, and the table of codecs that the study compares.
 
-``project`` maps a float vector to the space in which ``decode`` gives documents back, so that
-
-* asymmetric scores are ``project(query) . decode(codes)`` (only documents are coded),
-* symmetric scores are ``decode(encode(query)) . decode(codes)`` (both sides are coded).
-
-To add one: give it these methods and enter it in ``CODECS``; a test runs every entry through the same checks.
+To add one: give it the methods of ``Codec`` and enter it in ``CODECS``; a test runs every entry through the same checks.
 """
 
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.codec import Codec
 from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
 from ccq_utils.codecs.quantizer import BITS, PercentileQuantizer, packed_bytes
 from ccq_utils.common.errors import StudyError
@@ -19,11 +15,11 @@ from ccq_utils.common.errors import StudyError
 class PercentileCodec:
     """The paper's pipeline: decoder, truncation to ``dims``, percentile quantizer of ``bits``.
 
-    Parameters
-    ----------
-    decoder : a fitted decoder; None fits uncentred PCA on the vectors given to ``fit``
-    spacing : ``mass`` (the paper's equal-mass buckets) or ``width``
-    rotate : turn the truncated vector by a random orthogonal matrix first, which spreads variance evenly over dims
+    Args:
+        decoder: A fitted decoder; None fits uncentred PCA on the vectors given to ``fit``.
+        rotate: Turn the truncated vector by a random orthogonal matrix first, which spreads variance evenly over dims.
+        spacing: ``mass`` (the paper's equal-mass buckets) or ``width``.
+        seed: Of the rotation.
     """
 
     def __init__(
@@ -79,9 +75,8 @@ class PercentileCodec:
 class LshCodec:
     """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits).
 
-    Parameters
-    ----------
-    orthogonal : draw planes at right angles where the vectors have as many dims as there are bits
+    Args:
+        orthogonal: Draw planes at right angles to each other where the vectors have as many dims as there are bits.
     """
 
     def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True):
@@ -136,21 +131,10 @@ DETERMINISTIC = ("PCA",)
 """Codecs in which nothing is drawn or trained by gradient: the same for every seed."""
 
 
-def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0):
+def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0) -> Codec:
     """A codec of at most ``budget`` bytes per vector; raises ``StudyError`` for a name that is not in ``CODECS``."""
     if name not in CODECS:
         raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
     return CODECS[name](in_dims, budget, decoder, seed)
-
-
-def scores(codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
-    """Score matrix ``(queries, documents)`` of float queries against packed codes; see the module's head.
-
-    A codec with an estimator of its own has a method ``score(queries, codes)``, which is used instead.
-    """
-    if hasattr(codec, "score"):
-        return codec.score(queries, codes)
-    left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
-    return left @ codec.decode(codes).T

@@ -37,15 +37,13 @@ def packed_bytes(dims: int, bits: int) -> int:
 class PercentileQuantizer:
     """Per-dimension buckets with decoded values, calibrated once on held-out text.
 
-    Parameters
-    ----------
-    bits : 8, 4, 2 or 1
-    spacing : ``mass`` puts as many calibration values in each bucket (the paper's way), ``width`` cuts the range evenly
+    Args:
+        bits: 8, 4, 2 or 1.
+        spacing: ``mass`` puts as many calibration values in each bucket (the paper's method), ``width`` cuts evenly.
 
-    Attributes
-    ----------
-    thresholds_ : ``(2**bits - 1, d)`` bucket borders
-    levels_ : ``(2**bits, d) float32`` the mean calibration value of each bucket, which decoding gives back
+    Attributes:
+        thresholds_: Bucket borders, ``(2**bits - 1, d) float32``.
+        levels_: The mean calibration value of each bucket, which decoding gives back, ``(2**bits, d) float32``.
     """
 
     def __init__(self, bits: int, spacing: str = "mass"):
@@ -57,9 +55,8 @@ class PercentileQuantizer:
     def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
         """Calibrate on ``(n, d)`` vectors; returns itself.
 
-        Raises
-        ------
-        StudyError : fewer vectors than buckets, or a value that is NaN or infinite.
+        Raises:
+            StudyError: Fewer vectors than buckets, or a value that is NaN or infinite.
         """
         buckets = 2**self.bits
         if len(vectors) < buckets:

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec, scores
+from ccq_utils.codecs.codec import scores
+from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.study import Study
