@@ -67,8 +67,8 @@ def test_too_little_text_is_an_error_that_counts(corpora):
     ("content", "named"),
     [
         ('{"text": "a b c d e"}\n{broken', "passages.jsonl line 2 is not JSON"),
-        ('{"title": "a"}\n', "passages.jsonl line 1 is not a JSON object with text"),
-        ('["text"]\n', "passages.jsonl line 1 is not a JSON object with text"),
+        ('{"title": "a"}\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
+        ('["text"]\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
         (b'{"text": "\xff"}\n', "passages.jsonl is not UTF-8 text"),
     ],
 )

@@ -86,9 +86,9 @@ def test_unknown_names_list_the_accepted_ones(message):
     text = message(models=["lexical", "bert"])
     assert "'models.1'" in text and "'minilm'" in text and "'bert'" in text
     task = message(tasks=[{"name": "a", "source": "msmarco"}])
-    assert "unknown task source 'msmarco'; accepted: docstrings:summary, docstrings:see_also, beir:PATH" in task
+    assert "unknown source 'msmarco'; accepted: docstrings:summary, docstrings:see_also, beir:PATH" in task
     text = message(training={"source": "wikipedia"})
-    assert "unknown text source 'wikipedia'; accepted: docstrings, jsonl:PATH" in text
+    assert "unknown source 'wikipedia'; accepted: docstrings, jsonl:PATH" in text
 
 
 def test_inconsistent_values_are_refused(message):

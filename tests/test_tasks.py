@@ -31,6 +31,7 @@ def load(monkeypatch):
 
     def of(kind, *entries, seed=0, **changes):
         monkeypatch.setattr(tasks, "read_library", lambda library: entries)
+        tasks._documented.cache_clear()
         return load_task(TaskSpec(name="t", source=f"docstrings:{kind}", libraries=["lib"], **changes), seed)
 
     return of
@@ -224,10 +225,10 @@ def test_beir_validation_comes_from_the_dev_file(beir):
         ({"queries": None}, ["weather", "queries.jsonl", "is missing"]),
         ({"test": QRELS + "q2\td9\t1\n"}, ["weather", "'q2'", "'d9'", "does not exist", "allow_missing"]),
         ({"test": QRELS + "q9\td1\t1\n"}, ["weather", "'q9'", "does not exist"]),
-        ({"corpus": ""}, ["weather", "corpus is empty"]),
-        ({"corpus": lines([*CORPUS, {"_id": "d4", "text": " "}])}, ["weather", "'d4'", "empty text"]),
-        ({"queries": lines([{"_id": "q1", "text": ""}, QUERIES[1]])}, ["weather", "'q1'", "empty text"]),
-        ({"queries": lines([{"_id": "q1", "text": None}, QUERIES[1]])}, ["weather", "'q1'", "empty text"]),
+        ({"corpus": ""}, ["weather", "corpus.jsonl holds no text"]),
+        ({"corpus": lines([*CORPUS, {"_id": "d4", "text": " "}])}, ["weather", "'d4'", "at least one word"]),
+        ({"queries": lines([{"_id": "q1", "text": ""}, QUERIES[1]])}, ["weather", "'q1'", "at least one word"]),
+        ({"queries": lines([{"_id": "q1", "text": None}, QUERIES[1]])}, ["weather", "'q1'", "at least one word"]),
         ({"corpus": lines(CORPUS) + "{broken\n"}, ["weather", "corpus.jsonl line 4"]),
         ({"corpus": '{"_id": "d1"}\n'}, ["weather", "corpus.jsonl line 1", "text"]),
         ({"corpus": '["d1", "text"]\n'}, ["weather", "corpus.jsonl line 1"]),

@@ -17,12 +17,11 @@ from ccq_utils.data.text_files import read_jsonl
 class Corpora:
     """Disjoint text for each use.
 
-    Attributes
-    ----------
-    training, calibration, validation : passages; no document gives passages to two of them
-    pairs : (short text, long text) of documents outside calibration and validation: a docstring's summary and body, a
-        passage's title and first sentence with the rest
-    groups : the library (or ``text``) that each calibration passage comes from
+    Attributes:
+        training, calibration, validation: passages; no document gives passages to two of them.
+        pairs: (short text, long text) of documents outside calibration and validation: a docstring's summary and body, a
+            passage's title and first sentence with the rest.
+        groups: the library (or ``text``) that each calibration passage comes from.
     """
 
     training: list[str]
@@ -37,39 +36,35 @@ class Corpora:
 
 
 def load_corpora(spec: TextSpec, seed: int) -> Corpora:
-    """Read, cut and split the text that a profile names.
+    """Read, cut and split the text that a profile names; documents are taken in an order that ``seed`` draws.
 
-    Raises
-    ------
-    StudyError : a missing file or library, a malformed line, a data set that cannot be had, or too little text for the
-        sizes asked for.
+    Raises:
+        StudyError: a missing file or library, a malformed line, a data set that cannot be had, or too little text for the
+            sizes asked for.
     """
     wanted = {"validation": spec.validation, "calibration": spec.calibration, "training": spec.passages}
-    parts = {name: [] for name in wanted}
+    found = {name: [] for name in wanted}
     pairs, groups = [], []
-    queue = iter(wanted)
-    part = next(queue)
     for group, short, long in _in_seeded_order(spec, seed):
-        if part in ("training", None):
-            pairs.append((short, " ".join(long.split()[: 2 * spec.max_words])))
-        if part is None:
-            if len(pairs) >= spec.pairs:
-                break
-            continue
-        cut = _passages(long, spec)
-        room = wanted[part] - len(parts[part])
-        parts[part] += cut[:room]
-        if part == "calibration":
-            groups += [group] * len(cut[:room])
-        if len(parts[part]) >= wanted[part]:
-            part = next(queue, None)
+        use = next((name for name, size in wanted.items() if len(found[name]) < size), None)
+        if use is None and len(pairs) >= spec.pairs:
+            break
+        words = long.split()
+        if use in ("training", None):
+            pairs.append((short, " ".join(words[: 2 * spec.max_words])))
+        if use is not None:
+            cuts = [words[start : start + spec.max_words] for start in range(0, 3 * spec.max_words, spec.max_words)]
+            passages = [" ".join(cut) for cut in cuts if len(cut) >= spec.min_words]
+            found[use] += passages[: wanted[use] - len(found[use])]
+        if use == "calibration":
+            groups += [group] * (len(found[use]) - len(groups))
     for name, size in wanted.items():
-        if len(parts[name]) < size:
+        if len(found[name]) < size:
             raise StudyError(
-                f"training text gives only {len(parts[name])} {name} passages of {spec.min_words} words or more,"
+                f"training text gives only {len(found[name])} {name} passages of {spec.min_words} words or more,"
                 f" {size} were asked for; lower training.passages or name more text"
             )
-    return Corpora(parts["training"], parts["calibration"], parts["validation"], pairs, groups)
+    return Corpora(**found, pairs=pairs, groups=groups)
 
 
 def _in_seeded_order(spec, seed):
@@ -78,30 +73,23 @@ def _in_seeded_order(spec, seed):
     if kind == "hub":
         yield from (_title_and_rest(title, text) for title, text in hub.stream(spec, seed))
         return
-    documents = _from_docstrings(spec) if kind == "docstrings" else _from_jsonl(Path(place))
+    documents = list((_from_docstrings(spec) if kind == "docstrings" else _from_jsonl(Path(place))).values())
     for index in np.random.default_rng(seed).permutation(len(documents)):
         yield documents[index]
 
 
-def _passages(text, spec):
-    words = text.split()
-    cuts = [words[start : start + spec.max_words] for start in range(0, len(words), spec.max_words)]
-    return [" ".join(cut) for cut in cuts[:3] if len(cut) >= spec.min_words]
-
-
 def _from_docstrings(spec):
-    found, seen = [], set()
+    found = {}
     for library in spec.libraries:
         for entry in read_library(library):
-            if len(entry.body.split()) >= spec.min_words and entry.body not in seen:
-                seen.add(entry.body)
-                found.append((library, entry.summary, entry.body))
+            if len(entry.body.split()) >= spec.min_words:
+                found.setdefault(entry.body, (library, entry.summary, entry.body))
     return found
 
 
 def _from_jsonl(path):
-    rows = read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line", ("text",))
-    return [_title_and_rest(row.get("title") or "", str(row["text"] or "")) for row in rows]
+    rows = read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line")
+    return {number: _title_and_rest(row.get("title") or "", str(row["text"] or "")) for number, row in enumerate(rows)}
 
 
 def _title_and_rest(title, text):

@@ -19,17 +19,15 @@ SHUFFLED = 1000
 def retrieval_task(name: str, tuning: bool):
     """An mteb retrieval task with its data, loaded by mteb itself.
 
-    Parameters
-    ----------
-    tuning : load the first of the splits ``dev``, ``validation``, ``train`` as well, where there is one
+    Args:
+        name: as mteb calls it.
+        tuning: load the first of the splits ``dev``, ``validation``, ``train`` as well, where there is one.
 
-    Returns
-    -------
-    The task, the name of its test split, and the name of the split to tune on or None.
+    Returns:
+        The task, the name of its test split, and the name of the split to tune on or None.
 
-    Raises
-    ------
-    StudyError : mteb knows no such task, it is no monolingual retrieval task of texts, or its data cannot be had.
+    Raises:
+        StudyError: mteb knows no such task, it is no monolingual retrieval task of texts, or its data cannot be had.
     """
     import mteb
     from datasets import get_dataset_split_names
@@ -55,9 +53,8 @@ def retrieval_task(name: str, tuning: bool):
 def stream(spec: TextSpec, seed: int) -> Iterator[tuple[str, str]]:
     """(title, text) of a data set's rows in a seeded order; files are read in blocks, and no further than is taken.
 
-    Raises
-    ------
-    StudyError : no such data set, configuration, split, revision or column, or no network.
+    Raises:
+        StudyError: no such data set, configuration, split, revision or column, or no network.
     """
     from datasets import load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
@@ -82,6 +79,8 @@ def reaching(what: str, revision: str):
     import httpx
     from huggingface_hub import constants, errors
 
+    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, FileNotFoundError)
+    unreached = (httpx.TransportError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError)
     try:
         yield
     except StudyError:
@@ -97,13 +96,11 @@ def reaching(what: str, revision: str):
             way = f"has no revision {revision}; copy a commit from the history on its page"
         elif caused(errors.GatedRepoError):
             way = "asks for consent; accept its terms on its page and set HF_TOKEN"
-        elif constants.HF_HUB_OFFLINE and caused(
-            errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, FileNotFoundError
-        ):
+        elif constants.HF_HUB_OFFLINE and caused(*offline):
             way = "is not, or not wholly, in the cache, and HF_HUB_OFFLINE is set; unset it and run once with a network"
         elif caused(errors.RepositoryNotFoundError) or type(error).__name__ == "DatasetNotFoundError":
             way = "is not on the hub, or is private; check the id, or set HF_TOKEN where you have access"
-        elif caused(httpx.TransportError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError):
+        elif caused(*unreached):
             way = (
                 f"cannot be fetched from {constants.ENDPOINT} ({in_one_line(chain[-1])}) and is not, or not wholly, in"
                 " the cache; check the network and run again: what was fetched is kept"

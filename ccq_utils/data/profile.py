@@ -1,26 +1,37 @@
-"""Profiles: one YAML file that names the models, tasks, training text and budgets of a run.
-
-Every key is validated; an unknown key or a wrong type raises one ``StudyError`` that names the key, the file and the
-accepted values.
-"""
+"""Profiles: one YAML file that names the models, tasks, training text and budgets of a run; every key is validated."""
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.paths import PROFILES
 
 SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")
 """Base models that need no hub; ``models.BUILDERS`` makes them."""
-TASK_KINDS = ("docstrings:summary", "docstrings:see_also", "beir:PATH", "mteb:NAME")
-TEXT_KINDS = ("docstrings", "jsonl:PATH", "hub:DATASET")
-COMMIT = "^[0-9a-f]{40}$"
 TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
 """Parts of the text without judgements; no task can have such a name."""
+
+
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+
+
+def _source(*accepted):
+    """The type of a key that names a source; words in capitals stand for what follows the colon. A relative path is read
+    from the folder of the profile's file.
+    """
+    pattern = re.compile("|".join(re.sub("[A-Z]+", ".+", kind) for kind in accepted))
+
+    def check(value: str, info: ValidationInfo) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"unknown source {value!r}; accepted: {', '.join(accepted)}")
+        kind, _, path = value.partition(":")
+        return f"{kind}:{(info.context / path).resolve()}" if kind in ("beir", "jsonl") and info.context else value
+
+    return Annotated[str, AfterValidator(check)]
 
 
 class _Strict(BaseModel):
@@ -35,7 +46,7 @@ class HubModel(_Strict):
     """
 
     hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = Field(None, pattern=COMMIT)
+    revision: Commit | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
     max_length: int | None = Field(None, ge=8)
@@ -44,19 +55,16 @@ class HubModel(_Strict):
 
 
 class TaskSpec(_Strict):
-    """One retrieval task.
+    """One retrieval task: docstrings of ``libraries``, a BEIR folder, or mteb's data from the hub at the revision it pins.
 
-    ``source`` is ``docstrings:summary``, ``docstrings:see_also``, ``beir:PATH`` (a BEIR folder; a relative path is
-    read from the profile's folder) or ``mteb:NAME`` (from the hub, at the revision that mteb pins; the next two keys are
-    then mteb's). ``exclude_self`` drops the document that carries the query's own id, as mteb does
-    for ArguAna. ``allow_missing`` accepts judgements for documents that do not exist (ArguAna as published has five;
-    they count as never found, as in mteb). ``max_queries`` keeps a seeded sample of
-    the judged queries. So does ``max_documents`` of the documents: of a BEIR folder judged documents always stay; of
-    docstrings entries are drawn before there are judgements, so that tasks over the same libraries share one corpus.
+    ``exclude_self`` drops the document that carries the query's own id, as mteb does for ArguAna; ``allow_missing``
+    accepts judgements of documents that do not exist (ArguAna as published has five; they count as never found, as in
+    mteb). mteb's own tasks decide both. ``max_queries`` and ``max_documents`` keep seeded samples: of a BEIR folder judged
+    documents always stay; of docstrings entries are drawn first, so that tasks over the same libraries share one corpus.
     """
 
     name: str
-    source: str
+    source: _source("docstrings:summary", "docstrings:see_also", "beir:PATH", "mteb:NAME")
     libraries: list[str] = []
     validation_queries: int = Field(0, ge=0)
     max_documents: int | None = Field(None, ge=1)
@@ -64,24 +72,16 @@ class TaskSpec(_Strict):
     exclude_self: bool = False
     allow_missing: bool = False
 
-    @field_validator("source")
-    @classmethod
-    def _known_source(cls, value):
-        if value not in TASK_KINDS[:2] and not value.startswith(("beir:", "mteb:")):
-            raise ValueError(f"unknown task source {value!r}; accepted: {', '.join(TASK_KINDS)}")
-        return value
-
 
 class TextSpec(_Strict):
-    """Text without judgements: ``docstrings`` of ``libraries``, ``jsonl:PATH`` with a ``text`` per line, or a data set.
+    """Text without judgements: docstrings of ``libraries``, a file with a ``text`` per line, or a data set of the hub.
 
-    ``hub:DATASET`` streams ``split`` of its ``config`` at ``revision`` (a whole commit) from the hub, no further than is
-    needed, and takes the columns ``text_field`` and ``title_field``.
-    ``passages`` are for training; ``calibration`` and ``validation`` passages are set apart from them, by document.
-    Passages have ``min_words`` to ``max_words`` words. ``pairs`` (short, long) train the static model.
+    ``passages`` are for training; ``calibration`` and ``validation`` passages are set apart from them, by document. They
+    have ``min_words`` to ``max_words`` words. ``pairs`` (short, long) train the static model. The last five keys are of a
+    data set: its ``split`` and ``config`` at a ``revision`` is streamed no further than needed.
     """
 
-    source: str = "docstrings"
+    source: _source("docstrings", "jsonl:PATH", "hub:DATASET") = "docstrings"
     libraries: list[str] = []
     passages: int = Field(6000, ge=100)
     pairs: int = Field(10000, ge=100)
@@ -93,14 +93,7 @@ class TextSpec(_Strict):
     split: str = "train"
     text_field: str = "text"
     title_field: str = "title"
-    revision: str | None = Field(None, pattern=COMMIT)
-
-    @field_validator("source")
-    @classmethod
-    def _known_source(cls, value):
-        if value != "docstrings" and not value.startswith(("jsonl:", "hub:")):
-            raise ValueError(f"unknown text source {value!r}; accepted: {', '.join(TEXT_KINDS)}")
-        return value
+    revision: Commit | None = None
 
     @model_validator(mode="after")
     def _pinned(self):
@@ -207,23 +200,32 @@ class Profile(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self):
-        for key in ("models", "larger"):
-            for place, name in enumerate(getattr(self, key)):
-                if name not in SHIPPED and name not in self.hub_models:
-                    raise ValueError(
-                        f"'{key}.{place}': unknown base model {name!r}; accepted: {', '.join(map(repr, SHIPPED))}, or a"
-                        " mapping with name and hub (the id of a model on the Hugging Face hub)"
-                    )
-        if self.large_model not in self.scored_models:
-            raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
-        if len(set(self.scored_models)) != len(self.scored_models):
-            raise ValueError(f"models names one twice: {self.scored_models}")
         names = [task.name for task in self.tasks]
-        if len(set(names)) != len(names):
-            raise ValueError(f"tasks names one twice: {names}")
-        if taken := sorted(set(names) & set(TEXT_PARTS)):
-            raise ValueError(f"task name {taken[0]!r} is that of a part of the text; name the task otherwise")
+        for problem in (
+            *(_unknown(key, getattr(self, key), self.hub_models) for key in ("models", "larger")),
+            self.large_model not in self.scored_models
+            and f"large_model {self.large_model!r} is not among models {self.scored_models}",
+            len(set(self.scored_models)) != len(self.scored_models) and f"models names one twice: {self.scored_models}",
+            len(set(names)) != len(names) and f"tasks names one twice: {names}",
+            *(
+                f"task name {name!r} is that of a part of the text; name it otherwise"
+                for name in names
+                if name in TEXT_PARTS
+            ),
+        ):
+            if problem:
+                raise ValueError(problem)
         return self
+
+
+def _unknown(key, names, hub_models):
+    for place, name in enumerate(names):
+        if name not in SHIPPED and name not in hub_models:
+            return (
+                f"'{key}.{place}': unknown base model {name!r}; accepted: {', '.join(map(repr, SHIPPED))}, or a mapping"
+                " with name and hub (the id of a model on the Hugging Face hub)"
+            )
+    return None
 
 
 def _take(entry, found, key):
@@ -240,9 +242,9 @@ def _take(entry, found, key):
 def load_profile(name_or_path: str | Path) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path.
 
-    Raises
-    ------
-    StudyError : no such profile, not YAML, an unknown key, a wrong type or an unknown name in it.
+    Raises:
+        StudyError: no such profile, not YAML, an unknown key, a wrong type or an unknown name in it; one line that names
+            key, file and accepted values.
     """
     path = profile_path(name_or_path)
     try:
@@ -250,14 +252,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"profile {path.name} is not readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise StudyError(
-            f"profile {path.name} must hold keys and values; accepted keys: {', '.join(Profile.model_fields)}"
-        )
+        raise StudyError(f"profile {path.name} must hold keys and values; accepted: {', '.join(Profile.model_fields)}")
     try:
-        profile = Profile.model_validate(content)
+        return Profile.model_validate(content, context=path.parent)
     except ValidationError as error:
-        raise StudyError(_explain(error, path)) from error
-    return _absolute(profile, path.parent)
+        raise StudyError(f"profile {path.name}: {'; '.join(map(_explained, error.errors()))}") from error
 
 
 def profile_path(name_or_path: str | Path) -> Path:
@@ -271,16 +270,12 @@ def profile_path(name_or_path: str | Path) -> Path:
     return path.resolve()
 
 
-def _explain(error, path):
-    parts = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "profile"
-        if problem["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key!r}; accepted: {', '.join(_fields_at(problem['loc'][:-1]))}")
-        else:
-            got = "" if problem["type"] == "missing" else f", got {problem['input']!r:.80}"
-            parts.append(f"key {key!r}: {problem['msg'].removeprefix('Value error, ')}{got}")
-    return f"profile {path.name}: " + "; ".join(parts)
+def _explained(problem):
+    key = ".".join(map(str, problem["loc"])) or "profile"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; accepted: {', '.join(_fields_at(problem['loc'][:-1]))}"
+    got = "" if problem["type"] == "missing" else f", got {problem['input']!r:.80}"
+    return f"key {key!r}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _fields_at(location):
@@ -288,19 +283,5 @@ def _fields_at(location):
     for part in location:
         if part in model.model_fields:  # neither the place in a list nor the name of a model
             annotation = model.model_fields[part].annotation
-            model = next(
-                kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")
-            )
+            model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
     return model.model_fields
-
-
-def _absolute(profile, folder):
-    """Relative ``beir:`` and ``jsonl:`` paths are read from the folder of the profile's file."""
-
-    def absolute(source):
-        kind, _, path = source.partition(":")
-        return f"{kind}:{(folder / path).resolve()}" if kind in ("beir", "jsonl") else source
-
-    tasks = [task.model_copy(update={"source": absolute(task.source)}) for task in profile.tasks]
-    training = profile.training.model_copy(update={"source": absolute(profile.training.source)})
-    return profile.model_copy(update={"tasks": tasks, "training": training})

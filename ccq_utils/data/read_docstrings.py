@@ -1,7 +1,7 @@
 """Reading docstrings from installed libraries: imports their public modules, walks public objects, splits each text.
 
-``python -m ccq_utils.data.read_docstrings`` reads the libraries of ``LIBRARIES`` and writes the file that the study
-ships; with the name of a library it prints the rows of that one, as ``docstrings.read_library`` asks for them.
+``python -m ccq_utils.data.read_docstrings`` reads ``LIBRARIES`` and writes the file that the study ships; with the name
+of a library it prints the rows of that one, for ``docstrings.read_library``.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import inspect
 import io
 import json
 import lzma
+import os
 import pkgutil
 import re
 import sys
 import warnings
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 
@@ -26,32 +26,25 @@ from ccq_utils.common.files import write_atomically
 from ccq_utils.data.docstrings import MIN_BODY_WORDS, SHIPPED
 
 LIBRARIES = {
-    "numpy": ("numpy", "BSD-3-Clause", "https://github.com/numpy/numpy"),
-    "scipy": ("scipy", "BSD-3-Clause", "https://github.com/scipy/scipy"),
-    "pandas": ("pandas", "BSD-3-Clause", "https://github.com/pandas-dev/pandas"),
-    "sklearn": ("scikit-learn", "BSD-3-Clause", "https://github.com/scikit-learn/scikit-learn"),
-    "sympy": ("sympy", "BSD-3-Clause", "https://github.com/sympy/sympy"),
-    "torch": ("torch", "BSD-3-Clause", "https://github.com/pytorch/pytorch"),
-    "matplotlib": ("matplotlib", "Matplotlib (PSF-based)", "https://github.com/matplotlib/matplotlib"),
-    "networkx": ("networkx", "BSD-3-Clause", "https://github.com/networkx/networkx"),
-    "seaborn": ("seaborn", "BSD-3-Clause", "https://github.com/mwaskom/seaborn"),
-    "sentence_transformers": (
-        "sentence-transformers",
-        "Apache-2.0",
-        "https://github.com/huggingface/sentence-transformers",
-    ),
+    "numpy": ("numpy", "BSD-3-Clause", "numpy/numpy"),
+    "scipy": ("scipy", "BSD-3-Clause", "scipy/scipy"),
+    "pandas": ("pandas", "BSD-3-Clause", "pandas-dev/pandas"),
+    "sklearn": ("scikit-learn", "BSD-3-Clause", "scikit-learn/scikit-learn"),
+    "sympy": ("sympy", "BSD-3-Clause", "sympy/sympy"),
+    "torch": ("torch", "BSD-3-Clause", "pytorch/pytorch"),
+    "matplotlib": ("matplotlib", "Matplotlib (PSF-based)", "matplotlib/matplotlib"),
+    "networkx": ("networkx", "BSD-3-Clause", "networkx/networkx"),
+    "seaborn": ("seaborn", "BSD-3-Clause", "mwaskom/seaborn"),
+    "sentence_transformers": ("sentence-transformers", "Apache-2.0", "huggingface/sentence-transformers"),
 }
-"""What is shipped: package -> distribution, licence of its text, source."""
+"""What is shipped: package -> distribution, licence of its text, source on GitHub."""
 CITING = ("numpy", "scipy", "pandas", "sklearn")
 """The libraries of one corpus, whose *See Also* may name each other's entries."""
 
-HEADER = re.compile(r"^(?P<title>[A-Z][A-Za-z ]{2,30}):?\n[-=~]{3,}\s*$", re.MULTILINE)
-GOOGLE_HEADER = re.compile(r"^(See Also|Examples?|References):+\s*$", re.MULTILINE)
+HEADER = re.compile(r"^([A-Z][A-Za-z ]{2,30}):?\n[-=~]{3,}\s*$|^(See Also|Examples?|References):+\s*$", re.MULTILINE)
 """numpydoc underlines its section titles; torch writes Google-style ``Example::``."""
-
 LEAKY = ("See Also", "See also", "Example", "Examples", "References")
 """Sections cut from bodies: they name the entry and its relatives, which are the answers of the tasks."""
-
 SKIPPED_MODULES = {"tests", "testing", "test", "conftest", "externals", "setup", "benchmarks", "f2py", "distutils"}
 SIGNATURE = re.compile(r"^[\w.]+\(.*\)(\s*->.*)?$")
 TEMPLATE = re.compile(r"%\(\w+\)s")
@@ -61,20 +54,33 @@ ADDRESS = re.compile(r"(?<= at )0x[0-9a-fA-F]+")
 """Where an object lay in memory when its docstring was made: other in each process."""
 
 
-def installed_entries(library: str) -> list[tuple]:
-    """Paths (the entry's name first), summary, body and *See Also* names of each documented public object, sorted."""
-    found: dict[int, _Found] = {}
-    with _silence():
-        for module in _public_modules(library):
-            names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-            for name in sorted(set(names)):
-                _visit(getattr(module, name, None), f"{module.__name__}.{name}", library, found)
-    parsed = [_parse(sorted(set(item.paths), key=_rank), item.text) for item in found.values()]
-    return sorted(entry for entry in parsed if entry is not None)
+def ship() -> str:
+    """Write the shipped file, the same bytes from the same text; returns its sha256."""
+    os.environ["PYTHONHASHSEED"] = "0"  # some texts name the members of a set
+    fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # what else is imported changes some texts
+    with ProcessPoolExecutor(1, **fresh) as pool:
+        entries = dict(zip(LIBRARIES, pool.map(installed_entries, LIBRARIES), strict=True))
+    citing = {library: entries.pop(library) for library in CITING}
+    content = {}
+    for library, found in (rows(citing) | rows(entries)).items():
+        distribution, licence, source = LIBRARIES[library]
+        facts = importlib.metadata.distribution(distribution)
+        licences = [file for file in facts.files if file.name.upper().startswith(("LICENSE", "COPYING"))]
+        content[library] = {
+            "version": facts.version.partition("+")[0],
+            "licence": licence,
+            "licence_text": min(licences, key=lambda file: len(file.parts)).read_text(),
+            "source": f"https://github.com/{source}",
+            "entries": found,
+        }
+    packed = lzma.compress(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
+    with write_atomically(SHIPPED) as file:
+        file.write(packed)
+    return hashlib.sha256(packed).hexdigest()
 
 
 def rows(entries: dict[str, list[tuple]]) -> dict[str, list[list]]:
-    """Library -> name, summary, body and names of the entries that *See Also* means, from all libraries' entries.
+    """Library -> name, summary, body and names of the entries that *See Also* means, from ``installed_entries`` of each.
 
     A name is looked up in the entry's own class or module outwards, then as a whole path, else by a tail that only one
     entry of the library has.
@@ -104,54 +110,47 @@ def rows(entries: dict[str, list[tuple]]) -> dict[str, list[list]]:
     }
 
 
-def ship() -> str:
-    """Write the shipped file, the same bytes from the same text; returns its sha256."""
-    fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # what else is imported changes some texts
-    with ProcessPoolExecutor(1, **fresh) as pool:
-        entries = dict(zip(LIBRARIES, pool.map(installed_entries, LIBRARIES), strict=True))
-    together = {library: entries.pop(library) for library in CITING}
-    content = {}
-    for library, found in (rows(together) | rows(entries)).items():
-        distribution, licence, source = LIBRARIES[library]
-        facts = importlib.metadata.distribution(distribution)
-        licences = [file for file in facts.files if file.name.upper().startswith(("LICENSE", "COPYING"))]
-        text = min(licences, key=lambda file: len(file.parts)).read_text()
-        version = facts.version.partition("+")[0]
-        content[library] = dict(version=version, licence=licence, licence_text=text, source=source, entries=found)
-    packed = lzma.compress(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
-    with write_atomically(SHIPPED) as file:
-        file.write(packed)
-    return hashlib.sha256(packed).hexdigest()
+def installed_entries(library: str) -> list[tuple]:
+    """Paths (the entry's name first), summary, body and *See Also* names of each documented public object, sorted."""
+    found = {}  # id of an object -> the object, held so that its id stays its own, and its public paths
+    quiet = io.StringIO()  # importing every corner of a library warns and prints; none of it concerns the reader
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        for path, thing in _public_objects(library):
+            found.setdefault(id(thing), (thing, set()))[1].add(path)
+    ranked = [
+        (sorted(paths, key=lambda path: (path.count("."), path)), thing.__doc__) for thing, paths in found.values()
+    ]
+    parsed = (_parse(paths, ADDRESS.sub("0x...", inspect.cleandoc(text))) for paths, text in ranked)
+    return sorted(entry for entry in parsed if entry is not None)
 
 
-@dataclass
-class _Found:
-    thing: object  # held, so that its id stays its own
-    text: str
-    paths: list[str]
+def _public_objects(library):
+    for module in _public_modules(library):
+        for name in getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]:
+            thing, path = getattr(module, name, None), f"{module.__name__}.{name}"
+            if callable(thing) and _defined_in(thing, library):
+                yield from _documented(path, thing)
+                if inspect.isclass(thing):
+                    for member_name, member in _members(thing, library):
+                        yield from _documented(f"{path}.{member_name}", member)
+
+
+def _documented(path, thing):
+    thing = getattr(thing, "__func__", thing)
+    text = getattr(thing, "__doc__", None)
+    if isinstance(text, str) and text.strip():
+        yield path, thing
 
 
 def _public_modules(library):
     root = importlib.import_module(library)
     modules = [root]
     for item in pkgutil.walk_packages(root.__path__, library + ".", onerror=lambda _: None):
-        parts = item.name.split(".")
-        if any(part.startswith("_") or part in SKIPPED_MODULES for part in parts[1:]):
-            continue
-        try:
-            modules.append(importlib.import_module(item.name))
-        except Exception:  # optional parts of a library need packages that are not installed
-            continue
+        if not any(part.startswith("_") or part in SKIPPED_MODULES for part in item.name.split(".")[1:]):
+            with contextlib.suppress(Exception):  # optional parts of a library need packages that are not installed
+                modules.append(importlib.import_module(item.name))
     return sorted(modules, key=lambda module: module.__name__)
-
-
-def _visit(thing, path, library, found):
-    if not (inspect.isclass(thing) or callable(thing)) or not _defined_in(thing, library):
-        return
-    _keep(thing, path, found)
-    if inspect.isclass(thing):
-        for name, member in _members(thing, library):
-            _keep(member, f"{path}.{name}", found)
 
 
 @cache
@@ -169,39 +168,26 @@ def _defined_in(thing, library, default=False):
     return str(owner).split(".")[0] == library if isinstance(owner, str) else default
 
 
-def _keep(thing, path, found):
-    thing = getattr(thing, "__func__", thing)
-    text = getattr(thing, "__doc__", None)
-    if isinstance(text, str) and text.strip():
-        if id(thing) not in found:
-            found[id(thing)] = _Found(thing, ADDRESS.sub("0x...", inspect.cleandoc(text)), [])
-        found[id(thing)].paths.append(path)
-
-
-def _rank(path):
-    return path.count("."), path
-
-
 def _parse(paths, text):
-    tail = paths[0].rsplit(".", 1)[-1]
     paragraphs = re.split(r"\n\s*\n", TEMPLATE.sub("", text), maxsplit=1)
     while len(paragraphs) == 2 and SIGNATURE.match(paragraphs[0].strip().split("\n")[0]):
         paragraphs = re.split(r"\n\s*\n", paragraphs[1].strip(), maxsplit=1)
     if len(paragraphs) < 2 or DEPRECATED.search(paragraphs[0]) or paragraphs[1].strip().startswith(".. deprecated::"):
         return None
-    summary = " ".join(paragraphs[0].split())
-    sections = _sections(paragraphs[1])
-    see_also = next((content for title, content in sections if title.lower() == "see also"), "")
+    sections = list(_sections(paragraphs[1]))
+    names = next((list(_see_also_names(content)) for title, content in sections if title.lower() == "see also"), [])
     body = "\n\n".join(f"{title}\n{content}".strip() for title, content in sections if title not in LEAKY)
-    return paths, summary, _without_name(body, tail), list(_see_also_names(see_also))
+    own_name = re.compile(rf"(?:\b\w+\.)*\b{re.escape(paths[0].rpartition('.')[2])}\b")
+    body = "\n".join(" ".join(line.split()) for line in own_name.sub("", body).split("\n")).strip()
+    return paths, " ".join(paragraphs[0].split()), body, names
 
 
 def _sections(text):
-    found = sorted([*HEADER.finditer(text), *GOOGLE_HEADER.finditer(text)], key=lambda match: match.start())
-    starts = [0, *(match.end() for match in found)]
-    stops = [*(match.start() for match in found), len(text)]
-    titles = ["", *((match.groupdict().get("title") or match.group(1)).strip() for match in found)]
-    return [(title, text[start:stop].strip()) for title, start, stop in zip(titles, starts, stops, strict=True)]
+    title, start = "", 0
+    for header in HEADER.finditer(text):
+        yield title, text[start : header.start()].strip()
+        title, start = (header[1] or header[2]).strip(), header.end()
+    yield title, text[start:].strip()
 
 
 def _see_also_names(text):
@@ -209,20 +195,6 @@ def _see_also_names(text):
         if line and not line[0].isspace():
             head = re.split(r"\s:|:\s|:$", re.sub(r":\w+:", "", line).replace("`", ""), maxsplit=1)[0]
             yield from (part.strip() for part in head.split(",") if NAME.fullmatch(part.strip()))
-
-
-def _without_name(body, tail):
-    body = re.sub(rf"(?:\b\w+\.)*\b{re.escape(tail)}\b", "", body)
-    return "\n".join(" ".join(line.split()) for line in body.split("\n")).strip()
-
-
-@contextlib.contextmanager
-def _silence():
-    """Importing every corner of a library warns and prints; none of it concerns the reader."""
-    quiet = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        warnings.simplefilter("ignore")
-        yield
 
 
 if __name__ == "__main__":

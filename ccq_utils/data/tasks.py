@@ -1,6 +1,6 @@
 """Retrieval tasks: a corpus, queries and graded judgements, from docstrings, a BEIR folder or mteb.
 
-A ``Task`` is plain data. ``mteb_tasks.as_mteb`` gives the same task to mteb; ``evaluate`` scores vectors on it.
+A ``Task`` is plain data. ``mteb_tasks.as_mteb`` gives the same task to mteb; ``Evaluator`` scores vectors on it.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data import hub
 from ccq_utils.data.docstrings import MIN_BODY_WORDS, read_library
 from ccq_utils.data.profile import TaskSpec
-from ccq_utils.data.text_files import read_jsonl, read_lines
+from ccq_utils.data.text_files import read_lines, read_texts
 
 MAX_BODY_WORDS = 100
 """Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens, and encoding
@@ -36,15 +37,17 @@ BEIR_FOLDER = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.ts
 
 @dataclass(frozen=True)
 class Task:
-    """One retrieval task.
+    """One retrieval task; it checks itself.
 
-    Attributes
-    ----------
-    documents, queries : id -> text
-    qrels : query id -> {document id: grade}; only queries that have a positive grade
-    validation : the query ids set apart for choices; every other query is for reporting
-    allow_missing : judgements may name documents that do not exist; they count as never found
-    exclude_self : drop the document that has the query's own id from that query's ranking
+    Attributes:
+        documents, queries: id -> text.
+        qrels: query id -> {document id: grade}; only queries that have a positive grade.
+        validation: the query ids set apart for choices; every other query is for reporting.
+        exclude_self: drop the document that has the query's own id from that query's ranking.
+        allow_missing: judgements may name documents that do not exist; they count as never found.
+
+    Raises:
+        StudyError: an empty corpus or text, or a judgement of what does not exist.
     """
 
     name: str
@@ -58,7 +61,11 @@ class Task:
     notes: dict[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self):
-        _check(self)
+        for problem in _problems(self):
+            raise StudyError(f"task {self.name!r}: {problem}")
+        if (reporting := len(self.query_ids("test"))) < FEW_QUERIES:
+            few = f"task {self.name!r} has only {reporting} test queries; no interval over so few can be trusted"
+            warnings.warn(few, stacklevel=3)
 
     def query_ids(self, split: str) -> list[str]:
         """Judged query ids of ``split`` (``test`` or ``validation``), sorted."""
@@ -82,64 +89,81 @@ class Task:
         }
 
 
+def _problems(task):
+    if not task.documents:
+        yield "the corpus is empty; give at least one document"
+    for kind, texts in (("document", task.documents), ("query", task.queries)):
+        for name, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                yield f"{kind} {name!r} has an empty text; remove it or fill it"
+    for query, grades in task.qrels.items():
+        if query not in task.queries:
+            yield f"a judgement names query {query!r}, which does not exist; mend the qrels"
+        missing = next((name for name in grades if name not in task.documents), None)
+        if missing is not None and not task.allow_missing:
+            yield (
+                f"query {query!r} judges document {missing!r}, which does not exist; mend the qrels or set"
+                " allow_missing: true (such a document counts as never found)"
+            )
+
+
 def load_task(spec: TaskSpec, seed: int) -> Task:
     """Build the task that a profile names.
 
-    Raises
-    ------
-    StudyError : a library is missing, a BEIR file is missing or malformed, a judgement names no document, mteb's data
-        cannot be had.
+    Args:
+        spec: its source and sizes.
+        seed: of what is drawn: documents, queries, validation queries.
+
+    Raises:
+        StudyError: a library is missing, a BEIR file is missing or malformed, a judgement names no document, mteb's data
+            cannot be had.
     """
     kind, _, rest = spec.source.partition(":")
-    if kind == "beir":
-        return _beir_task(spec, Path(rest), seed)
-    if kind == "mteb":
-        return _mteb_task(spec, rest, seed)
-    return _docstring_task(spec, rest, seed)
+    return {"beir": _beir_task, "mteb": _mteb_task, "docstrings": _docstring_task}[kind](spec, rest, seed)
 
 
 def _docstring_task(spec, kind, seed):
-    entries = [entry for library in spec.libraries for entry in read_library(library)]
-    known = [_cut(entry) for entry in entries if len(entry.body.split()) >= MIN_BODY_WORDS]
+    known, canonical, notes = _documented(tuple(spec.libraries))
     if not known:
         raise StudyError(
             f"task {spec.name!r}: no documented entries in libraries {spec.libraries}; name installed libraries"
         )
-    canonical = _merge_near_duplicates(known)
     kept = [entry for entry in known if canonical[entry.name] == entry.name]
-    notes = {"entries_read": len(entries), "near_duplicates_dropped": len(known) - len(kept)}
     kept = _sample(kept, spec.max_documents or len(kept), seed)
-    names = {entry.name for entry in kept}
-    qrels = defaultdict(dict)
+    documents = {entry.name: entry.body for entry in kept}
+    queries, qrels = {}, {}
     if kind == "summary":
         owners = defaultdict(list)
         for entry in kept:
             owners[" ".join(re.findall(r"\w+", entry.summary.lower()))].append(entry)
-        queries = {}
-        for words, group in owners.items():
+        for words, (first, *others) in owners.items():
             if len(words.split()) >= MIN_SUMMARY_WORDS:
-                queries[group[0].name] = group[0].summary
-                qrels[group[0].name] = {entry.name: 1 for entry in group}
+                queries[first.name] = first.summary
+                qrels[first.name] = {entry.name: 1 for entry in (first, *others)}
     else:
         for entry in kept:
-            targets = {canonical[name] for name in entry.see_also if name in canonical} & names - {entry.name}
+            targets = {canonical.get(name) for name in entry.see_also} & documents.keys() - {entry.name}
             if targets:
-                qrels[entry.name] = {target: 1 for target in sorted(targets)}
-        queries = {entry.name: entry.body for entry in kept if entry.name in qrels}
-    documents = {entry.name: entry.body for entry in kept}
-    return _sampled(spec, documents, queries, dict(qrels), seed, notes, licence="bsd-3-clause")
+                queries[entry.name] = entry.body
+                qrels[entry.name] = dict.fromkeys(sorted(targets), 1)
+    return _sampled(spec, documents, queries, qrels, seed, dict(notes), licence="bsd-3-clause")
 
 
-def _cut(entry):
-    return replace(entry, body=" ".join(entry.body.split()[:MAX_BODY_WORDS]))
+@cache
+def _documented(libraries):
+    """Entries with enough text, cut; entry name -> name of the entry that speaks for it; counts.
 
-
-def _merge_near_duplicates(entries):
-    """Entry name -> name of the entry that speaks for it: the shortest public path among near-duplicate bodies.
-
-    The others give neither document nor query, and cross-references to them point to the one that stays, so that no
-    judgement calls one of two equal texts right and the other wrong.
+    Of near-duplicates the one with the shortest public path speaks. The others give neither document nor query, and
+    cross-references to them point to the one that stays, so that no judgement calls one of two equal texts right and the
+    other wrong.
     """
+    read = [entry for library in libraries for entry in read_library(library)]
+    cut = [(entry, entry.body.split()) for entry in read]
+    entries = [
+        replace(entry, body=" ".join(words[:MAX_BODY_WORDS])) for entry, words in cut if len(words) >= MIN_BODY_WORDS
+    ]
+    if not entries:
+        return [], {}, {}
     shingles = HashingVectorizer(
         token_pattern=r"\w+", ngram_range=(3, 3), binary=True, norm=None, alternate_sign=False, n_features=2**22
     ).transform(entry.body for entry in entries)
@@ -152,18 +176,17 @@ def _merge_near_duplicates(entries):
     for label, entry in zip(labels, entries, strict=True):
         rank = (entry.name.count("."), entry.name)
         best[label] = min(best.get(label, rank), rank)
-    return {entry.name: best[label][1] for label, entry in zip(labels, entries, strict=True)}
+    canonical = {entry.name: best[label][1] for label, entry in zip(labels, entries, strict=True)}
+    notes = {"entries_read": len(read), "near_duplicates_dropped": len(entries) - len(best)}
+    return entries, canonical, notes
 
 
-def _beir_task(spec, folder, seed):
-    documents = {
-        name: f"{row.get('title') or ''} {row['text'] or ''}".strip()
-        for name, row in _read_texts(folder / "corpus.jsonl", spec.name).items()
-    }
-    queries = {name: row["text"] for name, row in _read_texts(folder / "queries.jsonl", spec.name).items()}
-    test = _read_qrels(folder / "qrels" / "test.tsv", spec.name)
+def _beir_task(spec, place, seed):
+    folder, owner = Path(place), f"task {spec.name!r}"
+    documents, queries = (read_texts(folder / f"{name}.jsonl", owner, BEIR_FOLDER) for name in ("corpus", "queries"))
+    test = _read_qrels(folder / "qrels" / "test.tsv", owner)
     path = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
-    tuning = _read_qrels(path, spec.name) if path is not None and spec.validation_queries else {}
+    tuning = _read_qrels(path, owner) if path is not None and spec.validation_queries else {}
     validation = _validation(spec, test, tuning, seed)
     return _sampled(spec, documents, queries, {**test, **validation}, seed, {}, validation=frozenset(validation))
 
@@ -197,8 +220,7 @@ def _validation(spec, test, tuning, seed):
 def _sampled(spec, documents, queries, qrels, seed, notes, validation=None, licence="not specified"):
     qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if spec.max_queries:
-        kept = set(_sample(sorted(qrels), spec.max_queries, seed))
-        qrels = {query: grades for query, grades in qrels.items() if query in kept}
+        qrels = {query: qrels[query] for query in _sample(sorted(qrels), spec.max_queries, seed)}
     if spec.max_documents and spec.max_documents < len(documents):
         judged = {name for grades in qrels.values() for name in grades}
         if spec.exclude_self:
@@ -219,19 +241,9 @@ def _sample(items, count, seed):
     return [items[index] for index in sorted(order)]
 
 
-def _read_texts(path, task):
-    """Id -> row of a BEIR file of documents or queries."""
-    rows = {}
-    for row in read_jsonl(path, f"task {task!r}", BEIR_FOLDER, ("_id", "text")):
-        if str(row["_id"]) in rows:
-            raise StudyError(f"task {task!r}: {path.name} has the id {row['_id']!r} twice; remove one of them")
-        rows[str(row["_id"])] = row
-    return rows
-
-
-def _read_qrels(path, task):
+def _read_qrels(path, owner):
     qrels = defaultdict(dict)
-    for number, line in read_lines(path, f"task {task!r}", BEIR_FOLDER):
+    for number, line in read_lines(path, owner, BEIR_FOLDER):
         row = line.rstrip("\r\n").split("\t")
         if number == 1 and row[-1] == "score":
             continue
@@ -239,35 +251,5 @@ def _read_qrels(path, task):
             query, document, grade = row
             qrels[query][document] = int(grade)
         except ValueError as error:
-            raise StudyError(
-                f"task {task!r}: {path.name} line {number} is not query, document, grade: {row}"
-            ) from error
+            raise StudyError(f"{owner}: {path.name} line {number} is not query, document, grade: {row}") from error
     return dict(qrels)
-
-
-def _check(task):
-    if not task.documents:
-        raise StudyError(f"task {task.name!r}: the corpus is empty; give at least one document")
-    for name, text in task.documents.items():
-        if not text.strip():
-            raise StudyError(f"task {task.name!r}: document {name!r} has an empty text; remove it or fill it")
-    for name, text in task.queries.items():
-        if not isinstance(text, str) or not text.strip():
-            raise StudyError(f"task {task.name!r}: query {name!r} has an empty text; remove it or fill it")
-    for query, grades in task.qrels.items():
-        if query not in task.queries:
-            raise StudyError(
-                f"task {task.name!r}: a judgement names query {query!r}, which does not exist; mend the qrels"
-            )
-        missing = next((name for name in grades if name not in task.documents), None)
-        if missing is not None and not task.allow_missing:
-            raise StudyError(
-                f"task {task.name!r}: query {query!r} judges document {missing!r}, which does not exist; mend the qrels"
-                " or set allow_missing: true (such a document counts as never found)"
-            )
-    reporting = len(task.query_ids("test"))
-    if reporting < FEW_QUERIES:
-        warnings.warn(
-            f"task {task.name!r} has only {reporting} test queries; no interval over so few can be trusted",
-            stacklevel=3,
-        )
