@@ -22,13 +22,14 @@ SHARD = 512  # texts: about 20 s of MiniLM on two cores
 def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document") -> np.ndarray:
     """Vectors ``(len(texts), dims) float32`` of a base model, as the model gives them (not all models normalise).
 
-    Parameters
-    ----------
-    kind : ``query`` or ``document``, which chooses the model's prompt
+    Args:
+        model: What encodes the texts that the cache does not hold.
+        texts: At least one; a text that stands twice is encoded once.
+        cache: Keeps vectors by model, precision, versions of libraries and text.
+        kind: ``query`` or ``document``, which chooses the model's prompt.
 
-    Raises
-    ------
-    StudyError : an empty text, or a model that returns NaN or a zero vector.
+    Raises:
+        StudyError: An empty text, or a model that returns NaN or a zero vector.
     """
     if not texts:
         raise StudyError(f"no texts to encode with {model.name!r}; give at least one")
@@ -59,12 +60,25 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
         if not missing.isdisjoint(keys):
             put(keys, shard.get_tensor("vectors"))
     order = sorted(missing, key=lambda key: (-len(texts[places[key][0]]), places[key][0]))
-    starts = range(0, len(order), SHARD)
-    for start in progress(starts, f"{model.name}: {len(order)} new texts") if order else ():
-        chunk = order[start : start + SHARD]
-        vectors = _encode(model, [texts[places[key][0]] for key in chunk], prompt)
-        cache.add_shard(store, {"keys": np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, 16), "vectors": vectors})
-        put(chunk, vectors)
+
+    def encode_missing():
+        for start in range(0, len(order), SHARD):
+            chunk, parts = order[start : start + SHARD], []
+            fresh = [texts[places[key][0]] for key in chunk]
+            for rows, vectors in encoding.encode_batches(model.encoder, fresh, prompt=prompt or None):
+                normalise(vectors, f"model {model.name!r}")
+                parts.append((rows, vectors))
+                yield from rows
+            keys = [chunk[row] for rows, _ in parts for row in rows]
+            vectors = np.concatenate([vectors for _, vectors in parts])
+            cache.add_shard(
+                store, {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": vectors}
+            )
+            put(keys, vectors)
+
+    what = "queries" if kind == "query" else "texts"
+    for _ in progress(encode_missing(), f"{model.name}: new {what} encoded", len(order)) if order else ():
+        pass
     return found
 
 
@@ -72,18 +86,11 @@ def _key(text):
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def _encode(model, texts, prompt):
-    vectors = encoding.encode(model.encoder, texts, prompt=prompt or None)
-    normalise(vectors, f"model {model.name!r}")
-    return vectors
-
-
 def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:
-    """L2-normalise rows, into ``out`` where it is given (``vectors`` itself will do).
+    """L2-normalise rows, into ``out`` where it is given (``vectors`` itself will do); ``name`` stands in errors.
 
-    Raises
-    ------
-    StudyError : a row holds NaN or infinity, or is the zero vector, and so has no direction.
+    Raises:
+        StudyError: A row holds NaN or infinity, or is the zero vector, and so has no direction.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))

@@ -75,15 +75,19 @@ def encode(model, texts: list[str], task: str | None = None, prompt: str | None 
     Returns:
         Vectors ``(len(texts), dims) float32`` in the order of the texts; to 1e-5 those of the model's own ``encode``.
     """
+    rows, vectors = map(np.concatenate, zip(*encode_batches(model, texts, task, prompt), strict=True))
+    found = np.empty_like(vectors)
+    found[rows] = vectors
+    return found
+
+
+def encode_batches(model, texts, task=None, prompt=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As ``encode``, batch by batch: places of texts, and their vectors."""
     call = {"query": model.encode_query, "document": model.encode_document}.get(task, model.encode)
-    found = None
     for rows in _batches(model, texts):
         batch = [texts[row] for row in rows]
         vectors = call(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)
-        if found is None:
-            found = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
-        found[rows] = vectors
-    return found
+        yield rows, np.asarray(vectors, dtype=np.float32)
 
 
 def _batches(model, texts):

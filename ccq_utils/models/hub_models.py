@@ -30,9 +30,8 @@ class Pinned:
 def pin(spec: HubModel) -> Pinned:
     """Fill what a profile leaves out from mteb's record of the model; no network.
 
-    Raises
-    ------
-    StudyError : neither the profile nor mteb names a revision.
+    Raises:
+        StudyError: Neither the profile nor mteb names a revision.
     """
     import mteb
 
@@ -55,9 +54,8 @@ def pin(spec: HubModel) -> Pinned:
 def snapshot(name: str, revision: str) -> Path:
     """The folder of a model's configuration, tokenizer and safetensors weights; downloaded where they are not cached.
 
-    Raises
-    ------
-    StudyError : no such model or revision, no network and not in the cache, or no safetensors among its files.
+    Raises:
+        StudyError: No such model or revision, no network and not in the cache, or no safetensors among its files.
     """
     from huggingface_hub import snapshot_download
 
@@ -87,10 +85,9 @@ def prompts(pinned: Pinned, folder: Callable[[], Path]) -> dict[str, str]:
 def modules(folder: Path, spec: HubModel) -> list:
     """The model's sentence-transformers modules, float32; pooling and maximum length as the profile names them, if it does.
 
-    Raises
-    ------
-    StudyError : no pooling is named, neither by the model's files nor by the profile; its modules are foreign code; or a
-        file is damaged.
+    Raises:
+        StudyError: No pooling is named, neither by the model's files nor by the profile; its modules are foreign code; or a
+            file is damaged.
     """
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer

@@ -19,35 +19,33 @@ from sklearn.random_projection import SparseRandomProjection
 class LexicalEncoder(InputModule):
     """Text -> hashed character n-grams -> TF-IDF -> random projection -> ``(n, dims) float32``, L2-normalised.
 
-    Parameters
-    ----------
-    ngrams : shortest and longest character n-gram, inside word boundaries
-    features : number of hash buckets
-    dims : dimensions after projection
-    nonzeros : dims that each bucket touches; scikit-learn's default density maps a fifth of 2**16 buckets to nothing
-    idf : ``(features,) float32`` inverse document frequencies; ``fit`` computes them
-    projection : ``(features, dims)`` sparse matrix; drawn by ``fit``
+    The same bytes for the same texts on every machine: logarithms and lengths are taken in float64, whose last bits, in
+    which processors differ, do not survive the rounding.
+
+    Args:
+        ngrams: Shortest and longest character n-gram, inside word boundaries.
+        features: Number of hash buckets.
+        dims: Dimensions after projection.
+        nonzeros: Dims that each bucket touches; scikit-learn's default density maps a fifth of 2**16 buckets to nothing.
+        idf: ``(features,) float32`` inverse document frequencies; ``fit`` computes them.
+        projection: ``(features, dims)`` sparse matrix; ``fit`` draws it.
     """
 
     config_keys = ["ngrams", "features", "dims", "nonzeros"]
 
     def __init__(self, ngrams=(3, 4), features=2**16, dims=384, nonzeros=8, idf=None, projection=None):
         super().__init__()
-        self.ngrams, self.features = tuple(ngrams), features
-        self.dims, self.nonzeros = dims, nonzeros
+        self.ngrams, self.features, self.dims, self.nonzeros = tuple(ngrams), features, dims, nonzeros
         self.vectorizer = HashingVectorizer(
             analyzer="char_wb", ngram_range=self.ngrams, n_features=features, norm=None, alternate_sign=False
         )
-        self.idf = (
-            None if idf is None else torch.nn.Parameter(torch.as_tensor(idf, dtype=torch.float32), requires_grad=False)
-        )
+        self.idf = None if idf is None else _fixed(idf)
         self.projection = projection
 
     def fit(self, texts: list[str], seed: int) -> "LexicalEncoder":
         """Learn the inverse document frequencies of ``texts`` and draw the projection; returns itself."""
         counts = self.vectorizer.transform(texts)
-        idf = TfidfTransformer(sublinear_tf=True).fit(counts).idf_
-        self.idf = torch.nn.Parameter(torch.as_tensor(idf, dtype=torch.float32), requires_grad=False)
+        self.idf = _fixed(TfidfTransformer(sublinear_tf=True).fit(counts).idf_)
         draw = SparseRandomProjection(self.dims, density=min(1.0, self.nonzeros / self.dims), random_state=seed)
         components = draw.fit(sparse.csr_matrix((1, self.features))).components_
         self.projection = sparse.csr_matrix(components.T, dtype=np.float32)
@@ -55,14 +53,15 @@ class LexicalEncoder(InputModule):
 
     def preprocess(self, inputs, prompt=None, **kwargs):
         """Texts to their projected vectors; the sparse part of the work happens here, on the CPU."""
-        counts = self.vectorizer.transform([(prompt or "") + text for text in inputs]).astype(np.float32)
-        counts.data = (1 + np.log(counts.data)) * self.idf.detach().cpu().numpy()[counts.indices]
-        projected = (counts @ self.projection).toarray()
-        return {"lexical": torch.from_numpy(projected)}
+        counts = self.vectorizer.transform([(prompt or "") + text for text in inputs])
+        weights = (1 + np.log(counts.data)).astype(np.float32)
+        counts.data = weights * self.idf.detach().cpu().numpy()[counts.indices]
+        return {"lexical": torch.from_numpy((counts @ self.projection).toarray())}
 
     def forward(self, features, **kwargs):
         """Normalise; a text without any n-gram stays the zero vector."""
-        features["sentence_embedding"] = torch.nn.functional.normalize(features.pop("lexical"), dim=-1)
+        vectors = features.pop("lexical")
+        features["sentence_embedding"] = torch.nn.functional.normalize(vectors.double(), dim=-1).float()
         return features
 
     def get_embedding_dimension(self):
@@ -83,11 +82,14 @@ class LexicalEncoder(InputModule):
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
         """Load what ``save`` wrote."""
-        hub = {
-            name: kwargs[name] for name in ("token", "cache_folder", "revision", "local_files_only") if name in kwargs
-        }
+        known = ("token", "cache_folder", "revision", "local_files_only")
+        hub = {name: kwargs[name] for name in known if name in kwargs}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         held = load_file(cls.load_file_path(model_name_or_path, "lexical.safetensors", subfolder=subfolder, **hub))
         shape = (config["features"], config["dims"])
         projection = sparse.csr_matrix((held["data"], held["indices"], held["indptr"]), shape=shape)
         return cls(**config, idf=held["idf"], projection=projection)
+
+
+def _fixed(idf):
+    return torch.nn.Parameter(torch.as_tensor(idf, dtype=torch.float32), requires_grad=False)

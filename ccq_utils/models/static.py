@@ -1,55 +1,96 @@
-"""Training of static members: sentence-transformers' StaticEmbedding with MultipleNegativesRankingLoss."""
+"""Static members (StaticEmbedding): a vector per token, and a text's vector is the mean of those of its tokens."""
 
 from pathlib import Path
 
+import numpy as np
 
-def new_static(tokenizer_file: Path, dims: int, seed: int):
-    """A SentenceTransformer of random token vectors over a tokenizer."""
-    import torch
+from ccq_utils.common.progress import progress
+
+SCALE = 20.0
+"""What cosines are multiplied by in the loss; the default of sentence-transformers' MultipleNegativesRankingLoss."""
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises from zero; it falls to zero in the rest."""
+
+
+def static_model(tokenizer, vectors: np.ndarray):
+    """A SentenceTransformer of one StaticEmbedding: a ``tokenizers.Tokenizer`` and ``(tokens, dims) float32`` vectors."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=vectors)], device="cpu")
+
+
+def new_static(tokenizer_file: Path, dims: int, seed: int):
+    """A static model of random token vectors."""
     from tokenizers import Tokenizer
 
-    torch.manual_seed(seed)
-    tokens = StaticEmbedding(Tokenizer.from_file(str(tokenizer_file)), embedding_dim=dims)
-    return SentenceTransformer(modules=[tokens], device="cpu")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    shape = tokenizer.get_vocab_size(), dims
+    return static_model(tokenizer, np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
 def train_static(
-    model, pairs: list[tuple[str, str]], epochs: int, batch_size: int, learning_rate: float, seed: int, folder: Path
+    model, pairs: list[tuple[str, str]], epochs: int, batch_size: int, learning_rate: float, seed: int
 ) -> None:
-    """Train token vectors so that a short text finds its long one among the batch, and save the model to ``folder``.
+    """Train token vectors in place so that a short text finds its long one among those of the batch.
 
-    In-batch negatives, cosine similarity scaled by 20 (the loss's default); deterministic for a seed and a thread count.
+    The loss is that of sentence-transformers' MultipleNegativesRankingLoss, the optimizer AdamW. Numbers are float64, so that
+    threads and instruction sets, which round otherwise, do not lead to another model; and only the vectors of tokens that
+    occur are held, which changes nothing else, as others have no gradient.
 
-    Parameters
-    ----------
-    model : a SentenceTransformer of one StaticEmbedding, changed in place
+    Args:
+        model: A SentenceTransformer of one StaticEmbedding.
+        pairs: Short and long texts.
+        epochs: How often each pair is seen.
+        batch_size: Pairs per step.
+        learning_rate: The highest one.
+        seed: Of the order of the pairs.
     """
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-    from transformers import PrinterCallback
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+    from transformers import get_linear_schedule_with_warmup
 
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "unused"),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=0.1,
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
-        seed=seed,
-        use_cpu=True,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    data = Dataset.from_list([{"anchor": short, "positive": long} for short, long in pairs])
-    model.model_card_data.generate_widget_examples = False  # it would read the data again, with a bar of its own
-    loss = MultipleNegativesRankingLoss(model)
-    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
-    trainer.remove_callback(PrinterCallback)  # it prints a dictionary of timings
-    trainer.train()
-    model.save(str(folder), create_model_card=False)
+    table = model[0].embedding.weight
+    sides = [model[0].tokenizer.encode_batch(list(side), add_special_tokens=False) for side in zip(*pairs, strict=True)]
+    tokens = [[np.array(text.ids, dtype=np.int64) for text in side] for side in sides]
+    used = np.unique(np.concatenate([ids for side in tokens for ids in side]))
+    bag = torch.nn.EmbeddingBag.from_pretrained(table[used].detach().double(), freeze=False)
+
+    def vectors(side, rows):
+        texts = [np.searchsorted(used, side[row]) for row in rows]
+        starts = np.cumsum([0, *map(len, texts[:-1])])
+        return normalize(bag(torch.from_numpy(np.concatenate(texts)), torch.from_numpy(starts)))
+
+    rng = np.random.default_rng(seed)
+    steps = [rows for _ in range(epochs) for rows in _batches(pairs, batch_size, rng)]
+    optimizer = torch.optim.AdamW(bag.parameters(), learning_rate, weight_decay=0)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(WARM_UP * len(steps)), len(steps))
+    for rows in progress(steps, f"training a static model on {len(pairs)} pairs"):
+        short, long = (vectors(side, rows) for side in tokens)
+        optimizer.zero_grad()
+        cross_entropy(SCALE * short @ long.T, torch.arange(len(rows))).backward()
+        torch.nn.utils.clip_grad_norm_(bag.parameters(), 1)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        table[used] = bag.weight.float()
+
+
+def _batches(pairs, size, rng):
+    """Places of pairs in a seeded order, ``size`` at a time; what does not fill a batch is left out, unless it is the first.
+
+    No text stands in a batch twice, for it would count as a wrong answer to itself.
+    """
+    waiting, first = rng.permutation(len(pairs)).tolist(), True
+    while waiting:
+        batch, seen, left = [], set(), []
+        for place in waiting:
+            if len(batch) < size and seen.isdisjoint(pairs[place]):
+                batch.append(place)
+                seen.update(pairs[place])
+            else:
+                left.append(place)
+        if len(batch) < size and not first:
+            return
+        yield batch
+        waiting, first = left, False

@@ -14,19 +14,16 @@ def concat(
 ) -> np.ndarray:
     """Join member vectors row by row and normalise the join.
 
-    Parameters
-    ----------
-    members : arrays ``(n, d_i)``, one per base model, rows aligned
-    weights : one positive number per member; equal weights where None
-    normalised : normalise each member first (the paper's way); False joins raw vectors, so that long ones dominate
+    Args:
+        members: Arrays ``(n, d_i)``, one per base model, rows aligned.
+        weights: One positive number per member; equal weights where None.
+        normalised: Normalise each member first (the paper's way); False joins raw vectors, so that long ones dominate.
 
-    Returns
-    -------
-    ``(n, sum d_i) float32`` with rows of length one.
+    Returns:
+        ``(n, sum d_i) float32`` with rows of length one.
 
-    Raises
-    ------
-    StudyError : no member, members of unequal length, a NaN or zero row, a weight that is not positive.
+    Raises:
+        StudyError: No member, members of unequal length, a NaN or zero row, a weight that is not positive.
     """
     if not members:
         raise StudyError("concat needs at least one member")
@@ -39,8 +36,8 @@ def concat(
     joined = np.empty((lengths[0], sum(member.shape[1] for member in members)), dtype=np.float32)
     start = 0  # members are written in place one after another, so that only one copy of the join is ever held
     for number, (weight, member) in enumerate(zip(weights, members, strict=True), 1):
-        part = normalise(member, f"member {number}") if normalised else member
-        np.multiply(np.float32(weight), part, out=joined[:, start : start + member.shape[1]], casting="same_kind")
+        vectors = normalise(member, f"member {number}") if normalised else member
+        np.multiply(np.float32(weight), vectors, out=joined[:, start : start + member.shape[1]], casting="same_kind")
         start += member.shape[1]
     return normalise(joined, "concat", out=joined)
 
