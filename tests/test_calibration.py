@@ -1,55 +1,51 @@
-"""What bits and spacing do to codes: entropy and error are means over documents, with intervals over them."""
-
-from types import SimpleNamespace
+"""What bits, spacing and scoring do to codes: entropy and error per document, scores by hand."""
 
 import numpy as np
 import pytest
 
-from ccq_utils.analyses.calibration import bucket_quality
+from ccq_utils.analyses.calibration import code_quality, score_scorings
 from ccq_utils.codecs.decoder import fit_pca
-from ccq_utils.codecs.quantizer import PercentileQuantizer
-from ccq_utils.study.stats import paired_interval
+from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer
+from ccq_utils.study.metrics import Evaluator
+from ccq_utils.study.scores import TaskVectors
 
 DIMS = 8
 
 
-@pytest.fixture
-def vectors(random_vectors):
-    return random_vectors(600, 24, 3)
+@pytest.fixture(scope="module")
+def parts(random_vectors):
+    values = fit_pca(random_vectors(600, 24, 3), DIMS).transform(random_vectors(600, 24, 3))
+    return values[:300], values[300:]
 
 
-@pytest.fixture
-def quality(vectors):
-    def interval(statistic, measured, reference=None):
-        return paired_interval(statistic, [measured], None if reference is None else [reference], resamples=200)
-
-    study = SimpleNamespace(interval=interval, joined=lambda part: vectors[:300])
-    decoders = [fit_pca(vectors[start : start + 200], DIMS) for start in (0, 200)]
-    return bucket_quality(study, decoders, vectors[300:], DIMS), decoders
-
-
-def test_estimates_are_the_entropy_and_the_error_averaged_over_dims_and_decoders(quality, vectors):
-    table, decoders = quality
-    entropy, error = [], []
-    for decoder in decoders:
-        calibration, documents = (decoder.transform(part, DIMS) for part in (vectors[:300], vectors[300:]))
-        quantizer = PercentileQuantizer(2).fit(calibration)
-        buckets = quantizer.buckets(documents)
-        for dim in range(DIMS):
-            shares = np.bincount(buckets[:, dim]) / len(buckets)
-            entropy.append(-(shares * np.log2(shares)).sum())
-        decoded = quantizer.decode(quantizer.encode(documents))
-        error.append((((decoded - documents) ** 2).mean(axis=0) / documents.var(axis=0)).mean())
-    rows = table[(table["bits"] == 2) & (table["spacing"] == "mass")].set_index("measure")
-    assert rows.loc["entropy", "estimate"] == pytest.approx(np.mean(entropy))
-    assert rows.loc["relative error", "estimate"] == pytest.approx(np.mean(error), rel=1e-5)
-    assert rows.loc["relative error", "seed_spread"] == pytest.approx(np.std(error, ddof=1), rel=1e-3)
-    assert (rows["documents"] == 300).all()
+def test_means_over_documents_are_the_entropy_and_the_error(parts):
+    calibration, documents = parts
+    table = code_quality(calibration, documents)
+    assert len(table) == len(documents) * 2 * len(BITS) * len(SPACINGS)
+    quantizer = PercentileQuantizer(2).fit(calibration)
+    shares = [np.bincount(column) / len(column) for column in quantizer.buckets(documents).T]
+    error = ((quantizer.decode(quantizer.encode(documents)) - documents) ** 2).mean(axis=0) / documents.var(axis=0)
+    means = table[(table["bits"] == 2) & (table["spacing"] == "mass")].groupby("measure")["score"].mean()
+    assert means["entropy"] == pytest.approx(np.mean([-(each * np.log2(each)).sum() for each in shares]), rel=1e-5)
+    assert means["relative error"] == pytest.approx(error.mean(), rel=1e-4)
 
 
-def test_intervals_hold_their_estimates_and_verdicts_follow_them(quality):
-    table, _ = quality
-    assert ((table["low"] < table["estimate"]) & (table["estimate"] < table["high"])).all()
-    assert set(table.loc[table["spacing"] == "width", "verdict"]) == {"reference"}
-    larger = table[table["verdict"] == "larger"]
-    assert len(larger) and (larger["over_width_low"] > 0).all()
+def test_scorings_of_two_bits_by_hand(parts, random_vectors, make_task):
+    texts = random_vectors(600, 24, 3)
+    evaluator = Evaluator(make_task(documents=300, queries=20))
+    one, decoder = TaskVectors(texts[: len(evaluator.query_ids)], texts[300:], evaluator), fit_pca(texts, DIMS)
+    found = score_scorings(one, decoder, texts[:300], DIMS)
+    assert len(found) == 1 + len(BITS) * len(SPACINGS) * 4
+    quantizer = PercentileQuantizer(2).fit(parts[0])
+    floats = [decoder.transform(each, DIMS) for each in (one.queries, one.documents)]
+    decoded = [quantizer.decode(quantizer.encode(each)) for each in floats]
+    numbers = [quantizer.buckets(each) + 1.0 for each in floats]
+    lengths = [np.linalg.norm(each, axis=1, keepdims=True) for each in numbers]
+    pairs = {
+        "asymmetric": (floats[0], decoded[1]),
+        "symmetric": decoded,
+        "bucket numbers": [each / length for each, length in zip(numbers, lengths, strict=True)],
+    }
+    for scoring, (queries, documents) in pairs.items():
+        assert found[2, "mass", scoring].tolist() == pytest.approx(one.ndcg(queries @ documents.T).tolist()), scoring
+    assert np.array_equal(found[32, "none", "float"], one.ndcg(floats[0] @ floats[1].T))

@@ -1,62 +1,59 @@
-"""Decoder variants side by side, each trained with several seeds (notebooks 03 and 06)."""
+"""Decoders side by side: how training went, what each keeps at every stop, and whose order of texts it keeps."""
 
+import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-from ccq_utils.common.progress import progress
-from ccq_utils.study.retention import Side, decoder_scores, retention_rows, trained_decoder
+from ccq_utils.codecs.decoder import Decoder
+from ccq_utils.study.scores import Vectors, score_vectors
 from ccq_utils.study.study import Study
+from ccq_utils.study.training import trained_decoder
+
+NEAREST = 10
+"""How many nearest texts ``agreement`` looks at: as many as nDCG@10 does."""
 
 
-def compare_decoders(
-    study: Study,
-    found: dict[str, Side],
-    variants: dict[str, dict],
-    stops: list[int],
-    record: dict[int, str] | None = None,
-) -> pd.DataFrame:
-    """Retention per task, variant and stop, scores averaged per query over the profile's seeds.
+def train(study: Study, variants: dict[str, dict]) -> tuple[dict[str, list[Decoder]], pd.DataFrame]:
+    """Variants of a decoder (name -> settings of ``trained_decoder``), each trained with the profile's seeds.
 
-    Parameters
-    ----------
-    variants : name -> settings of ``trained_decoder``
-    record : stop -> how runs name it: per-query scores there are recorded as ``VARIANT, NAME #SEED``
-
-    Returns
-    -------
-    ``retention_rows`` with ``decoder`` and ``stop``.
+    Returns:
+        Name -> one decoder per seed; losses by ``decoder``, ``seed`` and ``epoch``.
     """
-    rows = []
-    for name, settings in progress(variants.items(), "decoder variants"):
-        decoders = [trained_decoder(study, **settings, seed=seed)[0] for seed in range(study.profile.seeds)]
-        kept = [stop for stop in stops if stop <= decoders[0].config["out_dims"]]
-        scores = decoder_scores(found, decoders, kept)
-        for stop in kept:
-            values = {task: scores[task, stop] for task in found}
-            rows += retention_rows(study, found, values, decoder=name, stop=stop)
-            if stop in (record or {}):
-                study.record(f"{name}, {record[stop]}", values)
-    return pd.DataFrame(rows)
+    decoders, losses = {name: [] for name in variants}, []
+    for name, settings in variants.items():
+        for seed in range(study.profile.seeds):
+            decoder, history = trained_decoder(study, **settings, seed=seed)
+            decoders[name].append(decoder)
+            losses.append(history.assign(decoder=name, seed=seed))
+    return decoders, pd.concat(losses, ignore_index=True)
 
 
-def training_curves(study: Study, variants: dict[str, dict]) -> pd.DataFrame:
-    """Losses per epoch of each variant and seed: ``decoder``, ``seed``, ``epoch``, ``training_loss``, ``validation_loss``."""
-    return pd.concat(
-        [
-            trained_decoder(study, **settings, seed=seed)[1].assign(decoder=name, seed=seed)
-            for name, settings in variants.items()
-            for seed in range(study.profile.seeds)
-        ],
-        ignore_index=True,
-    )
+def score_decoders(vectors: Vectors, decoders: dict[str, list[Decoder]], stops: list[int]) -> pd.DataFrame:
+    """Per-query scores of what decoders give in float at every stop; label columns ``decoder`` and ``stop``."""
+    parts = [
+        score_vectors(vectors, [lambda x, d=d, s=stop: d.transform(x, s) for d in group], decoder=name, stop=stop)
+        for name, group in decoders.items()
+        for stop in stops
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def overfitting(curves: pd.DataFrame) -> pd.DataFrame:
-    """Per variant and seed, at the last epoch: ``rise`` (held-out loss over its lowest), ``gap`` (held-out over training)."""
-    rows = []
-    for (name, seed), part in curves.groupby(["decoder", "seed"], sort=False):
-        last = part.iloc[-1]
-        rise = last["validation_loss"] / part["validation_loss"].min()
-        rows.append(
-            {"decoder": name, "seed": seed, "rise": rise, "gap": last["validation_loss"] / last["training_loss"]}
-        )
-    return pd.DataFrame(rows)
+def agreement(before: np.ndarray, after: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """How cosines of decoders' outputs, ``(n, d)`` per seed, relate to those of the vectors that they map, ``(n, D)``.
+
+    Returns:
+        Per seed and text, held against all others, ``(seeds, n)``: ``offset``, the mean difference; ``error``, the root
+        mean squared one; ``rank correlation``, Spearman's; ``nearest kept``, the share of the ten nearest that stay so.
+    """
+    others = ~np.eye(len(before), dtype=bool)
+    concat, *decoded = (np.reshape((each @ each.T)[others], (len(before), -1)) for each in (before, *after))
+    gap = np.stack(decoded) - concat
+    x, y = rankdata(concat, axis=-1), rankdata(decoded, axis=-1)
+    top = [ranks > concat.shape[1] - NEAREST for ranks in (x, y)]
+    x, y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (x, y))
+    return {
+        "offset": gap.mean(axis=-1),
+        "error": np.sqrt((gap**2).mean(axis=-1)),
+        "rank correlation": (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)),
+        "nearest kept": (top[0] & top[1]).sum(axis=-1) / NEAREST,
+    }
