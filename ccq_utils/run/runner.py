@@ -246,7 +246,8 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
     """
     os.environ.update(QUIET)
     quiet_libraries()
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for name in ("papermill", "asyncio"):  # what goes wrong is told here; after Ctrl-C they would add tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     job = Run(profile, output)
     chosen = job.choose(only)
     job.check_writable()
