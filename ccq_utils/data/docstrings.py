@@ -2,7 +2,7 @@
 
 The tasks (``tasks.py``) and the training text (``corpora.py``) of the default profile are made of them. Read from what
 is installed, they would differ between machines: some libraries document only what their build and the packages beside
-it bring. So they were read once (``read_docstrings.py``) and lie in one file whose sha256 stands here; only a library
+it bring. So they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here; only a library
 that is not in it is read from the installation.
 """
 
@@ -81,7 +81,7 @@ def _read_installed(library):
     memory and leaves traces (matplotlib's backends end a notebook's inline figures).
     """
     _find(library)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", "ccq_utils.data.read_docstrings", library]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:

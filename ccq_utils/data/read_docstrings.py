@@ -1,45 +1,22 @@
 """Reading docstrings from installed libraries: imports their public modules, walks public objects, splits each text.
 
-``python -m ccq_utils.data.read_docstrings`` reads ``LIBRARIES`` and writes the file that the study ships; with the name
-of a library it prints the rows of that one, for ``docstrings.read_library``.
+``python -m ccq_utils.data.read_docstrings LIBRARY`` prints what ``docstrings.read_library`` asks for;
+``data/make_docstrings.py`` makes the shipped file.
 """
 
 import contextlib
-import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import io
 import json
-import lzma
-import os
 import pkgutil
 import re
 import sys
 import warnings
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from multiprocessing import get_context
 
-from ccq_utils.common.files import write_atomically
-from ccq_utils.data.docstrings import MIN_BODY_WORDS, SHIPPED
-
-LIBRARIES = {
-    "numpy": ("numpy", "BSD-3-Clause", "numpy/numpy"),
-    "scipy": ("scipy", "BSD-3-Clause", "scipy/scipy"),
-    "pandas": ("pandas", "BSD-3-Clause", "pandas-dev/pandas"),
-    "sklearn": ("scikit-learn", "BSD-3-Clause", "scikit-learn/scikit-learn"),
-    "sympy": ("sympy", "BSD-3-Clause", "sympy/sympy"),
-    "torch": ("torch", "BSD-3-Clause", "pytorch/pytorch"),
-    "matplotlib": ("matplotlib", "Matplotlib (PSF-based)", "matplotlib/matplotlib"),
-    "networkx": ("networkx", "BSD-3-Clause", "networkx/networkx"),
-    "seaborn": ("seaborn", "BSD-3-Clause", "mwaskom/seaborn"),
-    "sentence_transformers": ("sentence-transformers", "Apache-2.0", "huggingface/sentence-transformers"),
-}
-"""What is shipped: package -> distribution, licence of its text, source on GitHub."""
-CITING = ("numpy", "scipy", "pandas", "sklearn")
-"""The libraries of one corpus, whose *See Also* may name each other's entries."""
+from ccq_utils.data.docstrings import MIN_BODY_WORDS
 
 HEADER = re.compile(r"^([A-Z][A-Za-z ]{2,30}):?\n[-=~]{3,}\s*$|^(See Also|Examples?|References):+\s*$", re.MULTILINE)
 """numpydoc underlines its section titles; torch writes Google-style ``Example::``."""
@@ -52,31 +29,6 @@ DEPRECATED = re.compile(r"\bdeprecated\b", re.IGNORECASE)
 NAME = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*")
 ADDRESS = re.compile(r"(?<= at )0x[0-9a-fA-F]+")
 """Where an object lay in memory when its docstring was made: other in each process."""
-
-
-def ship() -> str:
-    """Write the shipped file, the same bytes from the same text; returns its sha256."""
-    os.environ["PYTHONHASHSEED"] = "0"  # some texts name the members of a set
-    fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}  # what else is imported changes some texts
-    with ProcessPoolExecutor(1, **fresh) as pool:
-        entries = dict(zip(LIBRARIES, pool.map(installed_entries, LIBRARIES), strict=True))
-    citing = {library: entries.pop(library) for library in CITING}
-    content = {}
-    for library, found in (rows(citing) | rows(entries)).items():
-        distribution, licence, source = LIBRARIES[library]
-        facts = importlib.metadata.distribution(distribution)
-        licences = [file for file in facts.files if file.name.upper().startswith(("LICENSE", "COPYING"))]
-        content[library] = {
-            "version": facts.version.partition("+")[0],
-            "licence": licence,
-            "licence_text": min(licences, key=lambda file: len(file.parts)).read_text(),
-            "source": f"https://github.com/{source}",
-            "entries": found,
-        }
-    packed = lzma.compress(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(), preset=9)
-    with write_atomically(SHIPPED) as file:
-        file.write(packed)
-    return hashlib.sha256(packed).hexdigest()
 
 
 def rows(entries: dict[str, list[tuple]]) -> dict[str, list[list]]:
@@ -198,7 +150,4 @@ def _see_also_names(text):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.stdout.buffer.write(json.dumps(rows({sys.argv[1]: installed_entries(sys.argv[1])})).encode())
-    else:
-        print(ship())
+    sys.stdout.buffer.write(json.dumps(rows({sys.argv[1]: installed_entries(sys.argv[1])})).encode())
