@@ -130,7 +130,7 @@ def test_any_sentence_transformer_will_do_and_keeps_its_prompts(members, texts, 
     projected = codec.project(members["reader"].encode_query(texts, normalize_embeddings=True))
     vectors = pipeline.decoded().encode_query(texts, normalize_embeddings=True)
     assert isinstance(codec, BlockCodec) or np.abs(vectors - projected).max() < 1e-6
-    assert np.abs(coded_model(again).encode_query(texts) - projected).max() < 1e-6
+    assert np.abs(coded_model(again).encode_query(texts) - projected).max() < 1e-5  # values up to 4, in float32
 
 
 def test_truncated_model_is_an_error(model):
