@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ccq_utils.codecs.byte_blocks import BlockCodec, byte_blocks, equalised_pca, rates
@@ -35,7 +35,6 @@ def test_rates_leave_the_same_noise_on_all_dims():
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=60), st.integers(1, 60), st.booleans())
-@settings(max_examples=200, deadline=None)
 def test_blocks_cover_every_dim_once(variances, count, flat):
     variances = np.sort(np.ones(len(variances)) if flat else np.array(variances))[::-1]
     count = min(count, len(variances))

@@ -2,13 +2,9 @@
 
 import numpy as np
 
-from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.percentile import PercentileCodec, widest
 from ccq_utils.codecs.quantizer import PercentileQuantizer
-from ccq_utils.common.errors import StudyError
 
-MOST_BITS = 8
-"""Bits that a dim gets at most: bucket numbers are uint8."""
 ROUNDS = 30
 """Rounds of Lloyd's iteration at most; it stops where no level moves."""
 CORRECTION = 2
@@ -16,16 +12,7 @@ CORRECTION = 2
 
 
 class LloydMaxQuantizer(PercentileQuantizer):
-    """Per-dimension levels of least squared error (Lloyd, IEEE Trans. Inf. Theory 1982; Max 1960), from equal mass on.
-
-    Args:
-        bits: 1 to 8; ``encode`` and ``decode`` pack 1, 2, 4 and 8.
-    """
-
-    def __init__(self, bits: int):
-        if bits not in range(1, MOST_BITS + 1):
-            raise StudyError(f"bits {bits!r} is not supported; accepted: 1 to {MOST_BITS}")
-        self.bits, self.spacing = bits, "mass"
+    """Per-dimension levels of least squared error (Lloyd, IEEE Trans. Inf. Theory 1982; Max 1960), from equal mass on."""
 
     def fit(self, vectors: np.ndarray) -> "LloydMaxQuantizer":
         """Calibrate on ``(n, d)`` vectors: borders halfway between levels, levels at bucket means, in turn."""
@@ -82,63 +69,6 @@ class CorrectedCodec(PercentileCodec):
         return self.centre_ + factors * (super().decode(codes[:, :-CORRECTION]) - self.centre_)
 
 
-def water_filling(variances: np.ndarray, bits: int) -> np.ndarray:
-    """Whole bits per dim, ``(d,)``, that add up to ``bits``: each goes where the error is largest, and quarters it.
-
-    Reverse water-filling (Cover and Thomas, *Elements of Information Theory*, 10.3.3) in steps of one bit.
-
-    Raises:
-        StudyError: More bits than ``MOST_BITS`` per dim can take.
-    """
-    if not 0 <= bits <= MOST_BITS * len(variances):
-        raise StudyError(f"{len(variances)} dims take 0 to {MOST_BITS * len(variances)} bits, not {bits}")
-    error = np.outer(variances, 4.0 ** -np.arange(MOST_BITS))  # before a dim's first bit, its second, ...
-    order = np.argsort(-error, axis=None, kind="stable")[:bits]
-    return np.bincount(order // MOST_BITS, minlength=len(variances))
-
-
-class WaterfilledCodec:
-    """Uncentred PCA, not rotated; bits by reverse water-filling, Lloyd-Max levels; dims without a bit are dropped."""
-
-    def __init__(self, budget: int):
-        self.budget = self.bytes_per_vector = budget
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "WaterfilledCodec":
-        """Fit PCA on ``(n, D)`` vectors, bits and levels on ``calibration``, else on the same."""
-        self.decoder_ = fit_pca(vectors, vectors.shape[1])
-        values = self.decoder_.transform(vectors if calibration is None else calibration)
-        bits = water_filling(values.var(axis=0), 8 * self.budget)
-        self.kept_ = np.flatnonzero(bits)
-        self.used_ = (
-            np.arange(MOST_BITS) >= MOST_BITS - bits[self.kept_, None]
-        )  # which of a dim's eight bits are stored
-        self.quantizers_, self.levels_ = {}, np.zeros((2**MOST_BITS, len(self.kept_)), dtype=np.float32)
-        for count in np.unique(bits[self.kept_]):
-            mine = bits[self.kept_] == count
-            quantizer = LloydMaxQuantizer(int(count)).fit(values[:, self.kept_[mine]])
-            self.quantizers_[tuple(np.flatnonzero(mine))] = quantizer
-            self.levels_[: 2**count, mine] = quantizer.levels_
-        return self
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, d) float32``: the dims that have bits."""
-        return self.decoder_.transform(vectors)[:, self.kept_]
-
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        values = self.project(vectors)
-        buckets = np.empty(values.shape, dtype=np.uint8)
-        for dims, quantizer in self.quantizers_.items():
-            buckets[:, dims] = quantizer.buckets(values[:, dims])
-        return np.packbits(np.unpackbits(buckets[:, :, None], axis=2)[:, self.used_], axis=1)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """``(n, bytes_per_vector) uint8 -> (n, d) float32``."""
-        bits = np.zeros((len(codes), *self.used_.shape), dtype=np.uint8)
-        bits[:, self.used_] = np.unpackbits(codes, axis=1)
-        return np.take_along_axis(self.levels_, np.packbits(bits, axis=2)[:, :, 0].astype(np.intp), axis=0)
-
-
 ALTERNATIVES = {
     "2 bits": lambda dims, budget, seed: PercentileCodec(min(dims, 4 * budget), 2, rotate=True, seed=seed),
     "Lloyd-Max, 1 bit": lambda dims, budget, seed: LloydMaxCodec(*widest(dims, budget), rotate=True, seed=seed),
@@ -146,6 +76,5 @@ ALTERNATIVES = {
     "norm correction": lambda dims, budget, seed: CorrectedCodec(
         *widest(dims, budget - CORRECTION), rotate=True, seed=seed
     ),
-    "water-filling": lambda dims, budget, seed: WaterfilledCodec(budget),
 }
 """Name -> factory(in_dims, budget in bytes, seed)."""
