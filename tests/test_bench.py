@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils.analyses import bench, own_task
+from ccq_utils.analyses import bench, comparison, own_task
 from ccq_utils.common.errors import StudyError
 
 
@@ -71,11 +71,11 @@ def test_what_cannot_be_evaluated_is_refused_at_once(source, budget, message):
 class Pretended:
     """A study of one task whose vectors are there already."""
 
-    def __init__(self, vectors, decoder):
+    def __init__(self, vectors, decoder, cache):
         from ccq_utils.data.profile import load_profile
 
         self.profile, self.tasks, self.members = load_profile("tiny"), vectors.by_task, ["a", "b"]
-        self.decoder = decoder
+        self.decoder, self.cache = decoder, cache
 
     def read(self, name):
         return pd.DataFrame({"start": ["PCA"]})
@@ -86,23 +86,23 @@ class Pretended:
         return summarise(scores, by, reference, statistic, resamples=50)
 
 
-def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, random_vectors, monkeypatch):
+def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, random_vectors, monkeypatch, cache):
     from ccq_utils.codecs.decoder import fit_pca
     from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
 
     task, evaluator, documents, queries = judged_vectors(random_vectors(80, 32), 12)
     general = FittingVectors(random_vectors(300, 32, seed=8), random_vectors(260, 32, seed=9))
     vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
-    study = Pretended(vectors, fit_pca(general.training, 16))
+    study = Pretended(vectors, fit_pca(general.training, 16), cache)
     study.profile = study.profile.model_copy(update={"models": ["a"], "larger": []})
     monkeypatch.setattr(own_task, "task_vectors", lambda study, members=None: replace(vectors, own={}))
-    monkeypatch.setattr(own_task, "trained_decoder", lambda study, start: (study.decoder, None))
+    monkeypatch.setattr(comparison, "trained_decoder", lambda study, start: (study.decoder, None))
     report = own_task.compare(study, 8)
     found = pd.DataFrame(report["methods"])
-    assert set(found["method"]) == set(own_task.METHODS) and len(found) == 2 * len(own_task.METHODS)
+    assert set(found["method"]) == set(comparison.METHODS) and len(found) == 2 * len(comparison.METHODS)
     assert report["concat"]["bytes_per_vector"] == 128 and (found["compression_factor"] == 16).all()
     assert found["retention"].is_monotonic_decreasing and np.isfinite(found[["low", "high"]]).all(axis=None)
     peers = own_task.compare(study, 8, peers=True)
-    assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(own_task.METHODS) + len(own_task.PEERS) + 1)
+    assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(comparison.METHODS) + len(own_task.PEERS) + 1)
     assert any(row["method"] == "PQ" and "at least 256 vectors" in row["reason"] for row in peers["skipped"])
     assert json.loads(json.dumps(peers)) == peers

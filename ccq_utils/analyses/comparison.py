@@ -1,179 +1,120 @@
-"""Ours and its peers at equal bytes, fitted on general text or on one's own corpus."""
+"""Ours, the paper's pipeline, published peers and a base model alone at the same bytes (notebook 07, ``ccq evaluate``)."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
+import itertools
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.ideal import OnEqualised
-from ccq_utils.codecs.peers import DRAWN, PEERS, make_peer
+from ccq_utils.codecs.peers import make_peer
+from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
-from ccq_utils.study.retention import MACRO, Side, chosen_decoder, fitted_codecs, retention_rows, sides
-from ccq_utils.study.scoring import PLACES, score_method, what_to_fit_on
-from ccq_utils.study.stats import Interval, corrected_verdicts
+from ccq_utils.study.scores import FITTED_ON, Vectors, score_method
+from ccq_utils.study.stats import macro, with_verdicts
 from ccq_utils.study.study import Study
+from ccq_utils.study.training import trained_decoder
 
 OURS = "byte blocks"
-PAPER = "decoder"
-EQUALISED = ("PQ", "RaBitQ, 1 bit", "TurboQuant, 1 bit", "binary, float query")
-"""Peers that are run on equalised dims as well: the strongest of each kind."""
+METHODS = (OURS, "decoder", "PCA, rotated", "LSH")
+"""Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``."""
 GOALS = {24: 0.995, 48: 0.98, 96: 0.95, 192: 0.88}
 """Compression factor -> retention that this study set out to reach, fitted on general text or on one's own corpus."""
 
 
-def compare(study: Study, found: dict[str, Side], peers=tuple(PEERS)) -> pd.DataFrame:
-    """Ours, the paper's decoder and hashing, every peer and every base model alone at the bytes of each goal, in both places.
+class Method(NamedTuple):
+    """A compression method at any size.
 
-    The decoder is trained on general text; on one's own corpus its quantizer is calibrated. What draws or trains something
-    is made once per seed. Rows per ``factor``, ``fitted_on``, ``method`` and task (and their mean): bytes per vector,
-    nDCG@10, retention with interval; ``ahead`` is ours minus the method, paired nDCG@10, with interval and p-value;
-    ``verdict`` says whether ours is better or worse, after Holm's correction for all methods and tasks at the same factor
-    and place. Runs: ``byte blocks, FACTORx, PLACE`` and ``peer PCA, rotated, FACTORx, PLACE``.
+    ``make(dims, budget)`` gives a codec to fit, ``key`` is what it depends on beside these (JSON-able), ``vectors`` are those
+    that it compresses.
     """
-    return _compared(study, found, methods_for(study, found, peers), record=(OURS, "PCA, rotated"))
+
+    make: Callable[[int, int], Any]
+    key: dict
+    vectors: Vectors
 
 
-def equalised_peers(study: Study, found: dict[str, Side], peers=EQUALISED) -> pd.DataFrame:
-    """Peers on equalised dims, the first idea of byte blocks, which any codec can borrow: what do the others add to it?
+def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict[str, Vectors] | None = None):
+    """Name -> ``Method``: ours, the paper's decoder and hashing, PCA with a random rotation, peers, base models alone.
 
-    Rows as in ``compare``; ``METHOD, equalised`` is fitted on the concat whose PCA dims were divided by a power of their
-    variance, as in ``ideal.Equalised``.
+    Everything is made once, with the profile's first seed.
+
+    Args:
+        peers: names in ``PEERS``; ``NAME, equalised`` is fitted on equalised dims.
+        alone: base model -> its vectors, which are coded by byte blocks without the others.
     """
-    ways = {OURS: methods_for(study, found)[OURS]}
-    ways |= {f"{name}, equalised": peer_way(study, found, name, equalised=True) for name in peers}
-    return _compared(study, found, ways)
+    seed = study.profile.seed
+    decoder, _ = trained_decoder(study, study.read("03_decoders")["start"].iloc[0])
+    weights = fingerprint(*(part.detach().numpy() for part in decoder.parameters()))
+
+    def peer(name, dims, budget):
+        codec = make_peer(name.removesuffix(", equalised"), dims, budget, seed)
+        return OnEqualised(codec) if name.endswith(", equalised") else codec
+
+    found = {}
+    for name in METHODS:
+        key = {"codec": name} | ({"decoder": weights} if name == "decoder" else {})
+        found[name] = Method(partial(make_codec, name, decoder=decoder, seed=seed), key, vectors)
+    found |= {name: Method(partial(peer, name), {"peer": name}, vectors) for name in peers}
+    for model, own in (alone or {}).items():
+        found[f"{model} alone, {OURS}"] = Method(found[OURS].make, found[OURS].key, own)
+    return found
 
 
-def _compared(study, found, ways, record=()):
-    """Every way at the bytes of each goal in both places, ours first; ``record`` names those whose runs are kept."""
-    rows = []
-    for factor in progress(GOALS, "peers at each compression"):
-        budget = 4 * study.joined("calibration").shape[1] // factor
-        for place in PLACES:
-            reference = None
-            for name, way in ways.items():
-                try:
-                    values, size = way(place, budget)
-                except StudyError:  # not to be had at this budget or from so few vectors; its rows are missing
-                    continue
-                if name == OURS:
-                    reference = values
-                if name in record:
-                    study.record(f"{'' if name == OURS else 'peer '}{name}, {factor}x, {place}", values)
-                labels = {"factor": factor, "fitted_on": place, "method": name, "bytes_per_vector": size}
-                rows += _ahead(study, reference, values, retention_rows(study, found, values, **labels), name == OURS)
-    return judged(pd.DataFrame(rows))
+def score_methods(study: Study, given: dict[str, Method], budget: int, **labels) -> tuple[pd.DataFrame, list[dict]]:
+    """Per-query scores of every method at ``budget`` bytes per vector, fitted on general text and on one's own corpus.
+
+    Returns:
+        Long table, and what cannot be had at so few bytes or from so few vectors: ``method``, ``fitted_on``, ``reason``.
+    """
+    found, skipped = [], []
+    chosen = [*itertools.product(FITTED_ON, given.items())]
+    for fitted_on, (name, (make, key, vectors)) in progress(chosen, f"methods at {budget} bytes"):
+
+        def fit(to, make=make):
+            return [make(to.training.shape[1], budget=budget).fit(to.training, to.calibration)]
+
+        try:
+            key = key | {"budget": budget, "fits": 1}
+            found.append(score_method(study, vectors, fit, key, fitted_on, method=name, **labels))
+        except StudyError as error:
+            skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})
+    return pd.concat(found, ignore_index=True), skipped
 
 
-def judged(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``verdict``: a family of tests is all methods and tasks at one factor, fitted in one place."""
-    families = [family for _, family in table.groupby(["factor", "fitted_on"], sort=False)]
-    table = pd.concat([family.assign(verdict=corrected_verdicts(family, "ahead")) for family in families])
-    table.loc[table["method"] == OURS, "verdict"] = "reference"
-    return table
+def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame, name: str = OURS) -> pd.DataFrame:
+    """Retention of every method, and its nDCG@10 less that of the method ``name`` (``difference``), paired by query.
 
-
-def methods_for(study: Study, found: dict[str, Side], peers=()) -> dict[str, Callable]:
-    """Method -> function of (place, budget): nDCG@10 per task, ``(seeds, queries)``, and bytes per vector; ours first."""
-    fittings, spec = what_to_fit_on(study, found), study.profile
-    decoders = [chosen_decoder(study, number) for number in range(spec.seeds)]
-    weights = [fingerprint(*(part.detach().numpy() for part in decoder.parameters())) for decoder in decoders]
-
-    def codec(name, found=found, fittings=fittings, **key):
-        def way(place, budget):
-            fit = lambda part: fitted_codecs(study, name, budget, part.training, part.calibration, decoders)  # noqa: E731
-            return score_method(
-                study, found, fittings, place, {"codec": name, "budget": budget, "seeds": spec.seeds, **key}, fit
-            )
-
-        return way
-
-    @cache
-    def single(model):
-        """A base model's own sides, held against the raw concat of all, and what to fit on."""
-        own = sides(study, "test", [model])
-        scored = {task: replace(side, reference=found[task].reference) for task, side in own.items()}
-        return scored, what_to_fit_on(study, own, [model])
-
-    def alone(model):
-        def way(place, budget):
-            fit = lambda part: [part.fit(BlockCodec(budget, spec.seed + seed)) for seed in range(spec.seeds)]  # noqa: E731
-            return score_method(study, *single(model), place, {"one": OURS, "budget": budget}, fit)
-
-        return way
-
-    ways = {OURS: codec(OURS), PAPER: codec(PAPER, decoders=weights), "PCA, rotated": codec("PCA, rotated")}
-    ways |= {"LSH": codec("LSH")} | {name: peer_way(study, found, name) for name in peers}
-    ways |= {f"{model} alone, {OURS}": alone(model) for model in spec.models}
-    return ways
-
-
-def peer_way(study: Study, found: dict[str, Side], name: str, equalised: bool = False) -> Callable:
-    """A peer as ``methods_for`` gives it, on equalised dims where asked for."""
-    fittings, spec = what_to_fit_on(study, found), study.profile
-    drawn = [spec.seed + seed for seed in range(spec.seeds if name in DRAWN else 1)]
-
-    def make(dims, budget, seed):
-        codec = make_peer(name, dims, budget, seed)
-        return OnEqualised(codec) if equalised else codec
-
-    def way(place, budget):
-        fit = lambda part: [part.fit(make(part.training.shape[1], budget, seed)) for seed in drawn]  # noqa: E731
-        return score_method(
-            study, found, fittings, place, {"peer": name, "budget": budget, "equalised": equalised}, fit
-        )
-
-    return way
-
-
-def _ahead(study, ours, values, rows, same):
-    """Adds the paired difference of ours to a method's rows, per task and for their mean."""
-    left, right = ([np.atleast_2d(part[task]).mean(axis=0) for task in values] for part in (ours, values))
-    for row, pair in zip(rows, [*zip(left, right, strict=True), (left, right)], strict=False):
-        found = study.interval("difference", *pair)
-        row |= found.named("ahead")
-        row["ahead_p"] = np.nan if same else found.p()
-    return rows
+    ``verdict`` says whether it is better or worse than ``name``, after Holm's correction for all methods and tasks at the
+    same factor, fitted on the same kind of text.
+    """
+    by = ["factor", "fitted_on", "method"]
+    same = scores["method"] == name
+    apart = study.summarise(scores[~same], by, scores[same].drop(columns="method"), "difference")
+    apart = with_verdicts(apart, family=["factor", "fitted_on"])
+    apart = apart.rename(
+        columns={"estimate": "difference"} | {end: f"difference_{end}" for end in ("low", "high", "p")}
+    )
+    table = study.summarise(scores, [*by, "bytes_per_vector"], raw)
+    columns = ["task", *by, *(column for column in apart if column.startswith("difference")), "verdict"]
+    return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
 
 
 def goals(table: pd.DataFrame) -> pd.DataFrame:
-    """What was reached of the goals: ours in both places (mean over tasks) and the best other method, with intervals.
+    """What was reached of the goals (mean over tasks): ours fitted on both kinds of text, and the best other method.
 
     ``reached`` looks at the better of ours; ``supported`` says whether its whole interval lies above the goal.
-    ``better_than_ours`` names methods that are significantly better on some task, both fitted where ours is better,
-    ``better_elsewhere`` those that are so where both are fitted in the other place.
     """
-    rows, mean = [], table[table["task"] == table["task"].iloc[-1]].set_index(["factor", "fitted_on", "method"])
-    interval = ["estimate", "low", "high"]
-    for factor, goal in GOALS.items():
-        ours = {place: mean.loc[(factor, place, OURS)] for place in PLACES}
-        others = mean.loc[factor].drop(OURS, level="method")
-        best = others["estimate"].idxmax()
-        place = max(PLACES, key=lambda place: ours[place]["estimate"])
-        row = {"factor": factor, "bytes_per_vector": ours[PLACES[0]]["bytes_per_vector"], "goal": goal}
-        for name in PLACES:
-            row |= Interval(*ours[name][interval], 0).named(name)
-        row |= {"reached": ours[place]["estimate"] >= goal, "supported": ours[place]["low"] >= goal}
-        row |= {"better_fitted_on": place, "best_other": f"{best[1]}, {best[0]}"}
-        row |= Interval(*others.loc[best, interval], 0).named("best_other_retention")
-        for column, where in (("better_than_ours", place), ("better_elsewhere", next(p for p in PLACES if p != place))):
-            row[column] = _better(table[(table["factor"] == factor) & (table["fitted_on"] == where)])
-        rows.append(row)
+    rows = []
+    for factor, found in macro(table).groupby("factor"):
+        mine, others = found[found["method"] == OURS], found[found["method"] != OURS]
+        best, top = others.loc[others["estimate"].idxmax()], mine.loc[mine["estimate"].idxmax()]
+        row = {"factor": factor, "bytes_per_vector": top["bytes_per_vector"], "goal": GOALS[factor]}
+        for name, line in [(line["fitted_on"], line) for _, line in mine.iterrows()] + [("best_other_retention", best)]:
+            row |= {name: line["estimate"], f"{name}_low": line["low"], f"{name}_high": line["high"]}
+        row |= {"reached": top["estimate"] >= GOALS[factor], "supported": top["low"] >= GOALS[factor]}
+        rows.append(row | {"best_other": f"{best['method']}, {best['fitted_on']}"})
     return pd.DataFrame(rows)
-
-
-def _better(table):
-    """Methods that are significantly better than ours, with the tasks on which they are."""
-    found = table[table["verdict"] == "worse"].groupby("method", sort=True)["task"].agg(", ".join)
-    return "; ".join(f"{method} ({tasks})" for method, tasks in found.items()) or "none"
-
-
-def macro(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the mean over tasks, or of the only task."""
-    means = table["task"] == MACRO
-    return table[means] if means.any() or table.empty else table[table["task"] == table["task"].iloc[0]]

@@ -1,23 +1,16 @@
 """The study's comparison on anyone's own retrieval set (``ccq evaluate``)."""
 
 import json
-from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
-from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.peers import PEERS, make_peer
-from ccq_utils.codecs.percentile import make_codec
+from ccq_utils.analyses.comparison import methods, score_methods
+from ccq_utils.codecs.peers import PEERS
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
-from ccq_utils.study.scores import FITTED_ON, score_codecs, task_vectors
+from ccq_utils.study.scores import task_vectors
 from ccq_utils.study.study import Study
-from ccq_utils.study.training import trained_decoder
-
-METHODS = ("byte blocks", "decoder", "PCA, rotated", "LSH")
 
 
 def evaluate_task(source: str, budget: int, profile: str = "default", peers: bool = False, **options) -> dict:
@@ -59,7 +52,9 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     models = study.profile.scored_models
     alone = {model: task_vectors(study, members=[model]) for model in progress(models, "models on this task")}
     vectors = task_vectors(study)
-    scores, skipped = _score_methods(study, vectors, alone, budget, peers)
+    singles = {model: alone[model] for model in study.profile.models} if peers else None
+    given = methods(study, vectors, PEERS if peers else (), singles)
+    scores, skipped = score_methods(study, given, budget)
     rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector"], vectors.raw)
     rows = rows.rename(columns={"estimate": "retention"}).sort_values("retention", ascending=False, kind="stable")
     rows["compression_factor"] = 4 * vectors.dims / rows["bytes_per_vector"]
@@ -75,29 +70,6 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
         "methods": rows[columns].to_dict("records"),
         "skipped": skipped,
     }
-
-
-def _score_methods(study, vectors, alone, budget, peers):
-    """Per-query scores of every method, each fitted on both; and what could not be fitted."""
-    seed, (task,) = study.profile.seed, vectors.by_task
-    decoder, _ = trained_decoder(study, study.read("03_decoders")["start"].iloc[0])
-    makers = {name: (vectors, partial(make_codec, name, budget=budget, decoder=decoder, seed=seed)) for name in METHODS}
-    if peers:
-        makers |= {name: (vectors, partial(make_peer, name, budget=budget, seed=seed)) for name in PEERS}
-        makers |= {
-            f"{model} alone, byte blocks": (alone[model], lambda in_dims: BlockCodec(budget, seed))
-            for model in study.profile.models
-        }
-    found, skipped = [], []
-    for fitted_on in FITTED_ON:
-        for method, (given, make) in progress(makers.items(), f"methods, fitted on {fitted_on}"):
-            fitting = given.fitting(task, fitted_on)
-            try:
-                codec = make(fitting.training.shape[1]).fit(fitting.training, fitting.calibration)
-                found.append(score_codecs(given, [codec], method=method, fitted_on=fitted_on))
-            except StudyError as error:
-                skipped.append({"method": method, "fitted_on": fitted_on, "reason": str(error)})
-    return pd.concat(found, ignore_index=True), skipped
 
 
 def _mean(study, scores):

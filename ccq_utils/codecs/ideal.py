@@ -1,8 +1,8 @@
-"""What byte blocks are held against: float vectors with equalised dims, other codecs on such dims, an ideal code."""
+"""What byte blocks are held against: float vectors with equalised dims, other codecs on such dims."""
 
 import numpy as np
 
-from ccq_utils.codecs.byte_blocks import DIMS_PER_BIT, POWER, equalised_pca, rates
+from ccq_utils.codecs.byte_blocks import POWER, equalised_pca
 from ccq_utils.codecs.codec import Codec
 
 
@@ -67,44 +67,3 @@ class OnEqualised:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """As the codec decodes."""
         return self.codec.decode(codes)
-
-
-class IdealCode(Equalised):
-    """No codec either: what the best code of Gaussian dims would give back, drawn as true values plus noise.
-
-    Args:
-        unbiased: Equal noise on all (equalised) dims, true values in full, as byte blocks strive for. Otherwise the least
-            squared error, by reverse water-filling of dims as they are: those below the noise are left out, others shrunk.
-    """
-
-    def __init__(self, budget: int, unbiased: bool, seed: int = 0):
-        super().__init__(*(POWER, round(8 * budget * DIMS_PER_BIT)) if unbiased else (0.0, None))
-        self.budget, self.unbiased, self.seed = budget, unbiased, seed
-
-    @property
-    def bytes_per_vector(self) -> int:
-        """What the code would take."""
-        return self.budget
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "IdealCode":
-        """Fit PCA and the noise per dim."""
-        super().fit(vectors, calibration)
-        variances, bits = self.variances_, 8 * self.budget
-        if self.unbiased:
-            noise = (variances / (4 ** rates(variances, bits) - 1)).max()  # the same for all, but for rounding
-            self.gain_, self.noise_ = np.ones_like(variances), np.full_like(variances, noise)
-            return self
-        low, high = variances.min() * 1e-6, variances.max()
-        for _ in range(100):
-            level = np.sqrt(low * high)
-            used = np.maximum(np.log2(variances / level) / 2, 0).sum()
-            low, high = (level, high) if used > bits else (low, level)
-        self.gain_ = np.maximum(1 - level / variances, 0)
-        self.noise_ = level * self.gain_
-        return self
-
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """Not packed: the noisy values themselves."""
-        values = super().encode(vectors)
-        drawn = np.random.default_rng(self.seed).standard_normal(values.shape, dtype=np.float32)
-        return (self.gain_ * values + np.sqrt(self.noise_) * drawn).astype(np.float32)

@@ -27,7 +27,7 @@ COLOURS = {
     "decoder, rotated": PALETTE[1],
     "LSH": PALETTE[7],
     "byte blocks": "#5b2a86",
-    "OPQ": PALETTE[5],
+    "PQ": PALETTE[5],
     "binary, float query": PALETTE[9],
     "minilm alone, byte blocks": PALETTE[2],
     "mass": PALETTE[0],
