@@ -133,6 +133,7 @@ def interval_bars(table: pd.DataFrame, label: str, axis, reference: float = 0.0,
         axis.plot([line["low"], line["high"]], [row, row], color=shade, lw=2.5, solid_capstyle="round")
         axis.plot(line["estimate"], row, "o", color=shade, ms=7)
     axis.set_yticks(list(rows), table[label])
+    axis.set_ylim(-0.6, len(table) - 0.4)
     axis.axvline(reference, color="#666666", lw=1.2, zorder=0)
     axis.locator_params(axis="x", nbins=6)
     axis.grid(axis="y", visible=False)
@@ -150,6 +151,7 @@ def points(table: pd.DataFrame, x: str, y: str, label: str, axis, color, marker:
     """Points with 95 % intervals; columns ``x``, ``y``, ``y_low``, ``y_high``."""
     spread = [table[y] - table[f"{y}_low"], table[f"{y}_high"] - table[y]]
     axis.errorbar(table[x], table[y], spread, fmt=marker, color=color, label=label, lw=1.2)
+    axis.locator_params(axis="x", nbins=6)
 
 
 def cells(table: pd.DataFrame, index: list[str], columns: str, digits: int = 3) -> pd.DataFrame:
