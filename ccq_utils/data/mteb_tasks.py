@@ -33,9 +33,8 @@ def as_mteb(task: Task) -> AbsTaskRetrieval:
         def load_data(self, *args, **kwargs):
             if self.data_loaded:
                 return
-            corpus = Dataset.from_list(
-                [{"id": name, "text": text, "title": ""} for name, text in task.documents.items()]
-            )
+            documents = [{"id": name, "text": text, "title": ""} for name, text in task.documents.items()]
+            corpus = Dataset.from_list(documents)
             self.dataset = {"default": {split: _split(task, split, corpus) for split in splits}}
             self.data_loaded = True
 
@@ -44,9 +43,6 @@ def as_mteb(task: Task) -> AbsTaskRetrieval:
 
 def _split(task, split, corpus):
     chosen = task.query_ids(split)
-    return {
-        "corpus": corpus,
-        "queries": Dataset.from_list([{"id": query, "text": task.queries[query]} for query in chosen]),
-        "relevant_docs": {query: dict(task.qrels[query]) for query in chosen},
-        "top_ranked": None,
-    }
+    queries = Dataset.from_list([{"id": query, "text": task.queries[query]} for query in chosen])
+    judged = {query: dict(task.qrels[query]) for query in chosen}
+    return {"corpus": corpus, "queries": queries, "relevant_docs": judged, "top_ranked": None}

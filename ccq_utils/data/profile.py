@@ -103,10 +103,7 @@ class TextSpec(_Strict):
 
 
 class LexicalSpec(_Strict):
-    """The lexical encoder: ``ngrams`` in characters, ``features`` hash buckets, ``dims`` after random projection.
-
-    ``nonzeros`` is the number of dims that each bucket touches.
-    """
+    """The lexical encoder: ``ngrams`` of characters, hashed to ``features``; each touches ``nonzeros`` of ``dims``."""
 
     ngrams: tuple[int, int] = (3, 5)
     features: int = Field(2**16, ge=2**10)
@@ -144,9 +141,7 @@ class DecoderSpec(_Strict):
 
 
 class OpenQuestionsSpec(_Strict):
-    """Notebook 06: ``pairs`` of text that learned fusion is fitted on, ``finetune_epochs`` after which the fine-tuned
-    member is looked at.
-    """
+    """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is looked at after ``finetune_epochs``."""
 
     pairs: int = Field(1000, ge=32)
     finetune_epochs: list[int] = [1, 5, 20]
@@ -185,13 +180,21 @@ class Profile(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _names_of_models(cls, content):
-        """Take mappings out of ``models`` and ``larger``, so that both are lists of names."""
-        content, found = dict(content), {}
-        for key in ("models", "larger"):
-            entries = content.get(key)
-            if isinstance(entries, list):
-                content[key] = [_take(entry, found, f"{key}.{place}") for place, entry in enumerate(entries)]
-        return content | ({"hub_models": {**content.get("hub_models", {}), **found}} if found else {})
+        """Mappings in ``models`` and ``larger`` go to ``hub_models``, so that both are lists of names."""
+        found = {}
+
+        def name_of(entry, key):
+            if not isinstance(entry, dict):
+                return entry
+            name = entry.get("name")
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
+                raise ValueError(f"{key!r} needs a name of its own of letters, digits, '.', '-' and '_', got {name!r}")
+            found[name] = {key: value for key, value in entry.items() if key != "name"}
+            return name
+
+        lists = {key: content[key] for key in ("models", "larger") if isinstance(content.get(key), list)}
+        names = {key: [name_of(entry, f"{key}.{place}") for place, entry in enumerate(lists[key])] for key in lists}
+        return content | names | ({"hub_models": content.get("hub_models", {}) | found} if found else {})
 
     @property
     def scored_models(self) -> list[str]:
@@ -200,43 +203,24 @@ class Profile(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self):
-        names = [task.name for task in self.tasks]
-        for problem in (
-            *(_unknown(key, getattr(self, key), self.hub_models) for key in ("models", "larger")),
-            self.large_model not in self.scored_models
-            and f"large_model {self.large_model!r} is not among models {self.scored_models}",
-            len(set(self.scored_models)) != len(self.scored_models) and f"models names one twice: {self.scored_models}",
-            len(set(names)) != len(names) and f"tasks names one twice: {names}",
-            *(
-                f"task name {name!r} is that of a part of the text; name it otherwise"
-                for name in names
-                if name in TEXT_PARTS
-            ),
-        ):
-            if problem:
-                raise ValueError(problem)
+        for problem in self._problems():
+            raise ValueError(problem)
         return self
 
-
-def _unknown(key, names, hub_models):
-    for place, name in enumerate(names):
-        if name not in SHIPPED and name not in hub_models:
-            return (
-                f"'{key}.{place}': unknown base model {name!r}; accepted: {', '.join(map(repr, SHIPPED))}, or a mapping"
-                " with name and hub (the id of a model on the Hugging Face hub)"
-            )
-    return None
-
-
-def _take(entry, found, key):
-    """The name of an entry; a mapping's other keys go into ``found``."""
-    if not isinstance(entry, dict):
-        return entry
-    name = entry.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
-        raise ValueError(f"{key!r} needs a name of its own of letters, digits, '.', '-' and '_', got {name!r}")
-    found[name] = {key: value for key, value in entry.items() if key != "name"}
-    return name
+    def _problems(self):
+        for key, names in (("models", self.models), ("larger", self.larger)):
+            for place, name in enumerate(names):
+                if name not in SHIPPED and name not in self.hub_models:
+                    accepted = f"{', '.join(map(repr, SHIPPED))}, or a mapping with name and hub (an id on the hub)"
+                    yield f"'{key}.{place}': unknown base model {name!r}; accepted: {accepted}"
+        if self.large_model not in self.scored_models:
+            yield f"large_model {self.large_model!r} is not among models {self.scored_models}"
+        tasks = [task.name for task in self.tasks]
+        for key, names in (("models", self.scored_models), ("tasks", tasks)):
+            if len(set(names)) != len(names):
+                yield f"{key} names one twice: {names}"
+        if taken := sorted(set(tasks) & set(TEXT_PARTS)):
+            yield f"task name {taken[0]!r} is that of a part of the text; name the task otherwise"
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
