@@ -21,13 +21,11 @@ def vectors(make_task, random_vectors):
 
 
 def test_damage_is_done_to_documents_only(vectors):
-    codecs = [LshCodec(256, seed).fit(vectors.general.calibration) for seed in (0, 1)]
-    table = score_damaged(vectors, codecs, lambda codes, number: codes, method="models")
-    coded, same = (table.loc[table["state"] == state, "score"].to_numpy() for state in ("coded", "flipped"))
-    assert np.array_equal(coded, same) and set(table["seed"]) == {0, 1} and set(table["method"]) == {"models"}
-    turned = score_damaged(vectors, codecs, lambda codes, number: ~codes if number else codes)
-    means = turned.groupby(["state", "seed"])["score"].mean()
-    assert means["flipped", 0] == means["coded", 0] and means["flipped", 1] < means["coded", 1]
+    codec = LshCodec(256, 1).fit(vectors.general.calibration)
+    means = score_damaged(vectors, codec, lambda codes: codes).groupby("state")["score"].mean()
+    assert means["coded"] == means["flipped"] > 0
+    turned = score_damaged(vectors, codec, lambda codes: ~codes).groupby("state")["score"].mean()
+    assert turned["coded"] == means["coded"] > turned["flipped"]
 
 
 def test_a_map_is_applied_to_every_vector(vectors):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from ccq_utils.codecs.codec import Codec
 from ccq_utils.models.base_models import BaseModel
 from ccq_utils.models.embed import embed
 from ccq_utils.models.vectors import concat
@@ -37,23 +38,20 @@ def mapped(vectors: Vectors, transform: Callable[[np.ndarray], np.ndarray]) -> V
     return Vectors(by_task, FittingVectors(transform(general.training), transform(general.calibration)))
 
 
-def score_damaged(
-    vectors: Vectors, codecs: list, damage: Callable[[np.ndarray, int], np.ndarray], **labels
-) -> pd.DataFrame:
+def score_damaged(vectors: Vectors, codec: Codec, damage: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
     """Scores with both sides coded: as they are, and with the documents' codes damaged.
 
     Args:
-        codecs: fitted, one per seed.
-        damage: function of packed codes and the codec's number, gives codes.
+        codec: fitted.
+        damage: function of packed codes, gives codes.
 
     Returns:
         Long table with ``state``: ``coded`` or ``flipped``.
     """
-    values = {state: {task: [] for task in vectors.by_task} for state in ("coded", "flipped")}
-    for number, codec in enumerate(codecs):
-        for task, one in vectors.by_task.items():
-            queries, codes = codec.decode(codec.encode(one.queries)), codec.encode(one.documents)
-            for state, stored in (("coded", codes), ("flipped", damage(codes, number))):
-                values[state][task].append(one.ndcg(queries @ codec.decode(stored).T))
-    tables = [score_table(found, **labels, state=state) for state, found in values.items()]
+    values = {"coded": {}, "flipped": {}}
+    for task, one in vectors.by_task.items():
+        queries, codes = codec.decode(codec.encode(one.queries)), codec.encode(one.documents)
+        for state, stored in (("coded", codes), ("flipped", damage(codes))):
+            values[state][task] = one.ndcg(queries @ codec.decode(stored).T)
+    tables = [score_table(found, state=state) for state, found in values.items()]
     return pd.concat(tables, ignore_index=True)
