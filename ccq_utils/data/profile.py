@@ -144,7 +144,7 @@ class OpenQuestionsSpec(_Strict):
     """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is looked at after ``finetune_epochs``."""
 
     pairs: int = Field(1000, ge=32)
-    finetune_epochs: list[int] = [1, 5, 20]
+    finetune_epochs: list[int] = [1, 3, 8]
 
 
 class Profile(_Strict):
