@@ -6,7 +6,6 @@ Everything is pinned to a commit; no code of a repository is run and no pickle i
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ccq_utils.common.errors import StudyError
@@ -17,18 +16,9 @@ FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 OTHER_BACKENDS = ["onnx/*", "openvino/*"]
 
 
-@dataclass(frozen=True)
-class Pinned:
-    """A hub model with nothing left open; ``None`` for a prompt means what the model's own files say."""
-
-    revision: str
-    query_prompt: str | None
-    document_prompt: str | None
-    licence: str
-
-
-def pin(spec: HubModel) -> Pinned:
-    """Fill what a profile leaves out from mteb's record of the model; no network.
+def pin(spec: HubModel) -> HubModel:
+    """Fill what a profile leaves out from mteb's record of the model; no network. A prompt that is still None is left to the
+    model's own files.
 
     Raises:
         StudyError: Neither the profile nor mteb names a revision.
@@ -39,16 +29,17 @@ def pin(spec: HubModel) -> Pinned:
         meta = mteb.get_model_meta(spec.hub)
     except KeyError:  # mteb does not know it
         meta = None
-    revision = spec.revision or (meta and meta.revision)
-    if not revision:
-        raise StudyError(f"mteb has no revision of {spec.hub!r}; add revision: COMMIT (40 hex digits) to the profile")
     prompts = (meta and meta.loader_kwargs or {}).get("model_prompts") or {}
-    return Pinned(
-        revision,
-        prompts.get("query") if spec.query_prompt is None else spec.query_prompt,
-        prompts.get("document", prompts.get("passage")) if spec.document_prompt is None else spec.document_prompt,
-        spec.licence or (meta and meta.license) or "not specified",
-    )
+    known = {
+        "revision": meta and meta.revision,
+        "licence": meta and meta.license or "not specified",
+        "query_prompt": prompts.get("query"),
+        "document_prompt": prompts.get("document", prompts.get("passage")),
+    }
+    pinned = spec.model_copy(update={key: value for key, value in known.items() if getattr(spec, key) is None})
+    if not pinned.revision:
+        raise StudyError(f"mteb has no revision of {spec.hub!r}; add revision: COMMIT (40 hex digits) to the profile")
+    return pinned
 
 
 def snapshot(name: str, revision: str) -> Path:
@@ -69,17 +60,15 @@ def snapshot(name: str, revision: str) -> Path:
     return folder
 
 
-def prompts(pinned: Pinned, folder: Callable[[], Path]) -> dict[str, str]:
+def prompts(pinned: HubModel, folder: Callable[[], Path]) -> dict[str, str]:
     """What is put before a ``query`` and a ``document``; ``folder`` is asked for only where the model's files decide."""
-    own = {}
-    if None in (pinned.query_prompt, pinned.document_prompt):
+    found = {"query": pinned.query_prompt, "document": pinned.document_prompt}
+    if None in found.values():
         path = folder() / "config_sentence_transformers.json"
         own = (json.loads(path.read_text()).get("prompts") or {}) if path.is_file() else {}
-    query, document = own.get("query"), own.get("document", own.get("passage"))
-    return {
-        "query": (query or "") if pinned.query_prompt is None else pinned.query_prompt,
-        "document": (document or "") if pinned.document_prompt is None else pinned.document_prompt,
-    }
+        own = {"query": own.get("query"), "document": own.get("document", own.get("passage"))}
+        found = {kind: (own[kind] or "") if prompt is None else prompt for kind, prompt in found.items()}
+    return found
 
 
 def modules(folder: Path, spec: HubModel) -> list:
