@@ -1,7 +1,7 @@
 """``ccq bench``: how fast this machine encodes and searches, and how long ``ccq evaluate --peers`` takes.
 
-Encoding and search are timed on one core, in seconds that it worked (``time.process_time``): what other programs do
-meanwhile does not count. Runs of the methods alternate, after one that warms up, and medians are reported.
+Times are seconds of processor cores that worked (``time.process_time``): what other programs do meanwhile does not count.
+Encoding and search run on one core, their methods in alternating rounds after one that warms up; medians are reported.
 """
 
 import os
@@ -168,7 +168,7 @@ def _indexes(held, budget, seed):
 
 
 def evaluate(profile: str = "default", documents: int = 300) -> pd.DataFrame:
-    """Seconds on the wall of ``ccq evaluate --peers`` on the first documents of the profile's first task, already encoded."""
+    """Core-seconds of ``ccq evaluate --peers`` on the first documents of the profile's first task, already encoded."""
     loaded = load_profile(profile)
     study = Study(loaded.model_copy(update={"tasks": loaded.tasks[:1]}))
     ((name, task),) = study.tasks.items()
@@ -179,7 +179,7 @@ def evaluate(profile: str = "default", documents: int = 300) -> pd.DataFrame:
     study.tasks = {name: replace(task, documents=kept, queries=asked, qrels=qrels, validation=frozenset())}
     budget = max(1, 4 * study.dims // FACTOR)
     compare(study, budget)  # encodes the texts
-    started = time.perf_counter()
+    started = time.process_time()
     report = compare(study, budget, peers=True)
-    row = {"method": "ccq evaluate --peers", "seconds": time.perf_counter() - started, "documents": len(kept)}
+    row = {"method": "ccq evaluate --peers", "seconds": time.process_time() - started, "documents": len(kept)}
     return pd.DataFrame([row | {"queries": len(qrels), "methods": len(report["methods"])}])
