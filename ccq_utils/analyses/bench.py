@@ -154,7 +154,7 @@ def _indexes(held, budget, seed):
         index = faiss_index.to_faiss(codec, np.concatenate(codes))
         sizes[name] = codec.bytes_per_vector
         searches[name] = lambda asked, codec=codec, index=index: faiss_index.search(codec, index, asked, RESULTS)[1]
-    wide = dims // budget * budget
+    wide = dims // (2 * budget) * 2 * budget
     factories = {"faiss PQ": f"PCA{wide},PQ{budget}x8np", "faiss PQ, fast scan": f"PCA{wide},PQ{2 * budget}x4fs"}
     factories |= {"faiss SQ8": f"PCA{budget},SQ8", "faiss SQ4": f"PCA{2 * budget},SQ4"}
     for name, factory in factories.items():
