@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -71,27 +72,62 @@ def put_passages(folder, rows=12000):
     (folder / "README.md").write_text(CARD)
 
 
+START = """
+import json
+from ccq_utils.common.errors import StudyError
+from ccq_utils.data.profile import HubModel, Profile, TaskSpec, TextSpec
+from ccq_utils.models import hub_models
+answer = []
+tell = answer.append
+"""
+
+
+def run(hub, folder, code, **changes):
+    """What lines of Python ``tell`` in a process of their own that knows only this hub and the cache in ``folder``."""
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"} | changes
+    done = subprocess.run(
+        [sys.executable, "-c", START + code + "\nprint(json.dumps(answer))"],
+        env={**os.environ, "PYTHONPATH": str(paths.ROOT), **settings}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.fixture
 def ask(hub, tmp_path):
-    """Run lines of Python against the hub in a process of their own; they call ``tell`` with what shall come back."""
-    start = (
-        "import json, sys\nfrom ccq_utils.models import hub_models\nfrom ccq_utils.common.errors import StudyError\n"
-    )
-    start += "from ccq_utils.data.profile import HubModel, TaskSpec, TextSpec\nanswer = []\ntell = answer.append\n"
-    end = "\nprint(json.dumps(answer))"
-
-    def run(code, **changes):
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"} | changes
-        done = subprocess.run(
-            [sys.executable, "-c", start + code + end],
-            env={**os.environ, "PYTHONPATH": str(paths.ROOT), **settings}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
-
+    """``run`` with an empty cache; the hub forgets what it was asked before."""
     hub.requests.clear()
     hub.sent = 0
-    return run
+    return partial(run, hub, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def concat(hub, members):
+    """A model of two members and a decoder, uploaded as someone/concat."""
+    joined = Concat([members["reader"], members["lexical"]], [1, 0.5], ["reader", "lexical"])
+    decoder = DecoderModule(joined.get_embedding_dimension(), 12, [8, 12])
+    model = ConcatTransformer(modules=[joined, decoder], device="cpu")
+    model.save_pretrained(str(hub.add("models", "someone/concat", COMMIT)), create_model_card=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def loaded(hub, concat, tmp_path_factory):
+    """What ``LOAD``, ``TAKEN_HOME``, ``TASKS`` and ``STUDY`` tell, by these names; the same offline from a warm cache.
+
+    In one process each, for it takes longer to import what they use than to use it.
+    """
+    folder = tmp_path_factory.mktemp("loaded")
+    code = {"LOAD": LOAD, "TAKEN_HOME": TAKEN_HOME, "TASKS": TASKS}
+    code["STUDY"] = STUDY.format(profile=json.dumps(MINI_PAPER), output=str(folder / "out"))
+    told = ""
+    for name, part in code.items():
+        told += f"answer.append([{name!r}])\ntell = answer[-1].append\n{part}\n"
+    fresh = run(hub, folder, told, CCQ_CACHE=str(folder / "cache"))
+    hub.requests.clear()
+    assert run(hub, folder, told, CCQ_CACHE=str(folder / "empty"), HF_HUB_OFFLINE="1") == fresh
+    assert not hub.requests
+    return {name: answers for name, *answers in fresh}
 
 
 LOAD = f"""
@@ -113,16 +149,10 @@ tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:texts longer than")
-def test_a_concat_that_was_uploaded_loads_by_its_id(ask, hub, members):
-    joined = Concat([members["reader"], members["lexical"]], [1, 0.5], ["reader", "lexical"])
-    model = ConcatTransformer(
-        modules=[joined, DecoderModule(joined.get_embedding_dimension(), 12, [8, 12])], device="cpu"
-    )
-    model.save_pretrained(str(hub.add("models", "someone/concat", COMMIT)), create_model_card=False)
-    ((kind, queries, cut),) = ask(TAKEN_HOME)
-    assert kind == "ConcatTransformer" and np.abs(model.encode_query(TEXTS) - queries).max() < 1e-6
-    assert np.abs(model.encode(TEXTS, truncate_dim=8) - cut).max() < 1e-6
-    assert ask(TAKEN_HOME, HF_HUB_OFFLINE="1") == [[kind, queries, cut]], "from the warm cache"
+def test_a_concat_that_was_uploaded_loads_by_its_id(loaded, concat):
+    ((kind, queries, cut),) = loaded["TAKEN_HOME"]
+    assert kind == "ConcatTransformer" and np.abs(concat.encode_query(TEXTS) - queries).max() < 1e-6
+    assert np.abs(concat.encode(TEXTS, truncate_dim=8) - cut).max() < 1e-6
 
 
 def by_hand(folder, pooling):
@@ -136,16 +166,14 @@ def by_hand(folder, pooling):
 
 
 @pytest.mark.slow
-def test_models_pool_as_they_say_in_float32_and_load_offline_from_a_warm_cache(ask, hub):
-    fresh = ask(LOAD)
+def test_models_pool_as_they_say_in_float32(loaded, hub):
     for (vectors, dtype, length), (name, pooling, longest) in zip(
-        fresh, ((E5, "mean", 64), (BGE, "cls", 64), (GTE, "mean", 64), ("someone/plain", "mean", 16)), strict=True
+        loaded["LOAD"],
+        ((E5, "mean", 64), (BGE, "cls", 64), (GTE, "mean", 64), ("someone/plain", "mean", 16)),
+        strict=True,
     ):
         assert np.allclose(vectors, by_hand(hub.folder / "models" / name, pooling), atol=1e-6), name
         assert (dtype, length) == ("torch.float32", longest)
-    hub.requests.clear()
-    assert ask(LOAD, HF_HUB_OFFLINE="1") == fresh
-    assert hub.requests == []
 
 
 def test_wrong_pooling_gives_other_vectors(hub):
@@ -157,34 +185,6 @@ def test_wrong_pooling_gives_other_vectors(hub):
 def attempt(*calls):
     """Code that tells the ``StudyError`` of each call."""
     return "".join(f"try:\n    {call}\nexcept StudyError as error:\n    tell(str(error))\n" for call in calls)
-
-
-STREAM = f"""
-from ccq_utils.data.corpora import load_corpora
-spec = dict(source="hub:{WIKIPEDIA}", config="en", revision={COMMIT!r}, passages=200, pairs=100)
-spec |= dict(calibration=256, validation=16)
-"""
-
-
-def test_what_cannot_be_had_is_named(ask):
-    load, plain = "load_corpora(TextSpec(**spec | {}), 1)", 'HubModel(hub="someone/plain")'
-    wanted = {
-        f'hub_models.snapshot("someone/nothing", {COMMIT!r})': "model 'someone/nothing' is not on the hub",
-        f"hub_models.snapshot({E5!r}, {OTHER!r})": f"model {E5!r} has no revision {OTHER}; copy a commit",
-        f'hub_models.snapshot("someone/pickled", {COMMIT!r})': "no safetensors weights at revision",
-        f'hub_models.modules(hub_models.snapshot("someone/plain", {COMMIT!r}), {plain})': "add pooling:",
-        f"hub_models.pin({plain})": "add revision: COMMIT",
-        'load_task(TaskSpec(name="x", source="mteb:SciFakt"), 1)': "mteb knows no task 'SciFakt'",
-        'load_task(TaskSpec(name="x", source="mteb:Banking77Classification"), 1)': "Classification' is not retrieval",
-        'load_task(TaskSpec(name="x", source="mteb:NFCorpus"), 1)': "'mteb/nfcorpus' of task 'NFCorpus' is not on the hub",
-        load.format({"text_field": "body"}): "has no column 'body'; text_field may be: id, title, text",
-        load.format({"config": "de"}): "'de' not found. Available: ['en']",
-        load.format({"split": "dev"}): "train",
-        load.format({"revision": OTHER}): f"data set {WIKIPEDIA!r} has no revision {OTHER}",
-    }
-    found = ask(STREAM + "from ccq_utils.data.tasks import load_task\n" + attempt(*wanted))
-    for text, words in zip(found, wanted.values(), strict=True):
-        assert words in text and "\n" not in text, text
 
 
 def test_foreign_code_and_damaged_weights_are_refused(hub, tmp_path):
@@ -226,9 +226,8 @@ for name in ("SciFact", "ArguAna"):
 
 
 @pytest.mark.slow
-def test_tasks_by_mteb_s_name_keep_its_rules_and_load_offline(ask, hub, make_task):
-    fresh = ask(TASKS)
-    (scifact, excluded, text, validation), (arguana, own_excluded, *_) = fresh
+def test_tasks_by_mteb_s_name_keep_its_rules(loaded, make_task):
+    (scifact, excluded, text, validation), (arguana, own_excluded, *_) = loaded["TASKS"]
     whole = make_task(validation=frozenset(f"doc-{number:03d}" for number in range(10)))
     assert text == whole.documents["doc-007"]
     assert scifact["documents"] == len(whole.documents) and scifact["empty_documents_dropped"] == 1
@@ -236,22 +235,46 @@ def test_tasks_by_mteb_s_name_keep_its_rules_and_load_offline(ask, hub, make_tas
     assert (scifact["test_queries"], scifact["validation_queries"]) == (len(whole.query_ids("test")), 8)
     assert set(validation) <= whole.validation
     assert not excluded and own_excluded and arguana["validation_queries"] == 0
-    hub.requests.clear()
-    assert ask(TASKS, HF_HUB_OFFLINE="1") == fresh
-    assert hub.requests == []
+
+
+STREAM = f"""
+from ccq_utils.data.corpora import load_corpora
+spec = dict(source="hub:{WIKIPEDIA}", config="en", revision={COMMIT!r}, passages=200, pairs=100)
+spec |= dict(calibration=256, validation=16)
+"""
 
 
 @pytest.mark.slow
 def test_passages_are_streamed_no_further_than_needed_in_a_seeded_order(ask, hub):
     load = "tell(vars(load_corpora(TextSpec(**spec), {})))"
     first, second, other = ask(STREAM + "\n".join(load.format(seed) for seed in (1, 1, 2)))
+    size = sum(path.stat().st_size for path in (hub.folder / "datasets" / WIKIPEDIA).rglob("*.parquet"))
+    assert hub.sent < 3 * size / 2
     assert first == second != other
     assert (len(first["training"]), len(first["calibration"]), len(first["validation"])) == (200, 256, 16)
     assert len(first["pairs"]) >= 100 and first["pairs"][0][0].startswith("a title ")
-    size = sum(path.stat().st_size for path in (hub.folder / "datasets" / WIKIPEDIA).rglob("*.parquet"))
-    hub.sent = 0
-    ask(STREAM + load.format(3))
-    assert hub.sent < size / 2
+
+
+@pytest.mark.slow
+def test_what_cannot_be_had_is_named(ask):
+    load, plain = "load_corpora(TextSpec(**spec | {}), 1)", 'HubModel(hub="someone/plain")'
+    wanted = {
+        f'hub_models.snapshot("someone/nothing", {COMMIT!r})': "model 'someone/nothing' is not on the hub",
+        f"hub_models.snapshot({E5!r}, {OTHER!r})": f"model {E5!r} has no revision {OTHER}; copy a commit",
+        f'hub_models.snapshot("someone/pickled", {COMMIT!r})': "no safetensors weights at revision",
+        f'hub_models.modules(hub_models.snapshot("someone/plain", {COMMIT!r}), {plain})': "add pooling:",
+        f"hub_models.pin({plain})": "add revision: COMMIT",
+        'load_task(TaskSpec(name="x", source="mteb:SciFakt"), 1)': "mteb knows no task 'SciFakt'",
+        'load_task(TaskSpec(name="x", source="mteb:Banking77Classification"), 1)': "Classification' is not retrieval",
+        'load_task(TaskSpec(name="x", source="mteb:NFCorpus"), 1)': "'mteb/nfcorpus' of task 'NFCorpus' is not on the hub",
+        load.format({"text_field": "body"}): "has no column 'body'; text_field may be: id, title, text",
+        load.format({"config": "de"}): "'de' not found. Available: ['en']",
+        load.format({"split": "dev"}): "train",
+        load.format({"revision": OTHER}): f"data set {WIKIPEDIA!r} has no revision {OTHER}",
+    }
+    found = ask(STREAM + "from ccq_utils.data.tasks import load_task\n" + attempt(*wanted))
+    for text, words in zip(found, wanted.values(), strict=True):
+        assert words in text and "\n" not in text, text
 
 
 MINI_PAPER = {
@@ -277,7 +300,6 @@ MINI_PAPER = {
 
 STUDY = """
 import numpy as np
-from ccq_utils.data.profile import Profile
 from ccq_utils.study.study import Study
 study = Study(Profile.model_validate(json.loads({profile!r})), "01", {output!r})
 for name, model in study.models.items():
@@ -288,15 +310,8 @@ for name, model in study.models.items():
 
 
 @pytest.mark.slow
-def test_a_study_of_a_paper_like_profile_loads_all_from_the_hub_and_then_offline(ask, hub, tmp_path):
-    code = STUDY.format(profile=json.dumps(MINI_PAPER), output=str(tmp_path / "out"))
-    more = "tell(len(study.texts('calibration')))"
-    *first, passages = ask(code + more, CCQ_CACHE=str(tmp_path / "cache"))
-    assert hub.requests and passages == 256
-    hub.requests.clear()  # offline, what was downloaded is enough to start anew
-    assert ask(code, CCQ_CACHE=str(tmp_path / "empty"), HF_HUB_OFFLINE="1") == first
-    assert not hub.requests
-    found = {name: about for name, *about in first}
+def test_a_study_of_a_paper_like_profile_loads_all_from_the_hub(loaded):
+    found = {name: about for name, *about in loaded["STUDY"]}
     assert list(found) == [*(name.split("/")[1] for name in (E5, BGE, GTE, ARCTIC)), "bge-base"]
     assert found["e5-small-v2"][:2] == ["query: ", "passage: "]
     assert found["snowflake-arctic-embed-s"][0] == "query : "  # from the model's own files

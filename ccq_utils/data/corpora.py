@@ -47,11 +47,11 @@ def load_corpora(spec: TextSpec, seed: int) -> Corpora:
     pairs, groups = [], []
     for group, short, long in _in_seeded_order(spec, seed):
         use = next((name for name, size in wanted.items() if len(found[name]) < size), None)
-        if use is None and len(pairs) >= spec.pairs:
-            break
         words = long.split()
         if use in ("training", None):
             pairs.append((short, " ".join(words[: 2 * spec.max_words])))
+        if use is None and len(pairs) >= spec.pairs:
+            break
         if use is not None:
             cuts = [words[start : start + spec.max_words] for start in range(0, 3 * spec.max_words, spec.max_words)]
             passages = [" ".join(cut) for cut in cuts if len(cut) >= spec.min_words]
