@@ -90,7 +90,7 @@ def test_tables_hold_finite_numbers_within_their_intervals(tables):
 
 
 def test_claims_have_the_verdicts_that_their_intervals_bear(tables):
-    claims = tables["06_claims"]
+    claims = tables["07_claims"]
     expected = {entry.id: entry.reproduced for entry in load_claims()}
     assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= {
         "reproduced",
@@ -107,7 +107,7 @@ def test_claims_have_the_verdicts_that_their_intervals_bear(tables):
 
 
 def test_every_notebook_shows_the_verdict_that_the_claims_end_with(tables):
-    final = tables["06_claims"].set_index("claim")
+    final = tables["07_claims"].set_index("claim")
     for table in (table.set_index("claim") for name, table in tables.items() if name.endswith("_claims")):
         assert (table["verdict"] == final.loc[table.index, "verdict"]).all()
 

@@ -159,8 +159,8 @@ def test_summary_tells_what_is_contradicted_from_what_is_not_decided(tmp_path):
         ]
         if name == "wiki":
             rows[2] |= {"verdict": "partly"}
-        pd.DataFrame(rows).to_csv(tmp_path / name / "06_claims.csv", index=False)
-    lines = claims_markdown(tmp_path / name / "06_claims.csv" for name in ("default", "wiki")).splitlines()
+        pd.DataFrame(rows).to_csv(tmp_path / name / "07_claims.csv", index=False)
+    lines = claims_markdown(tmp_path / name / "07_claims.csv" for name in ("default", "wiki")).splitlines()
     assert "* **The paper's claims**: contradicted: K1; not decided: K3." in lines
     assert "* **This study's own**: reproduced: S1 (`default`)." in lines
 
@@ -170,7 +170,7 @@ def test_the_readmes_numbers_are_those_of_the_committed_results():
     folders = [paths.results_folder(name) for name in ("default", "wiki")]
     if not all(list(folder.glob("*_scores.parquet")) for folder in folders):
         pytest.skip("no committed results")
-    assert claims_markdown(folder / "06_claims.csv" for folder in folders) in text
+    assert claims_markdown(folder / "07_claims.csv" for folder in folders) in text
     assert goals_markdown(folder / "07_goals.csv" for folder in folders) in text
     assert with_times(text, run_report.read(folders[0])["cold_run"]) == text
 

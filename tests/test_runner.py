@@ -313,7 +313,7 @@ def test_report_and_summary(study, executed, capsys, tmp_path):
     claims = "claim,statement,measured,low,high,verdict\nC1,joining helps,0.123456,0.1,0.2,holds\n"
     results = study / "data" / "results" / "mini"
     results.mkdir(parents=True)
-    (results / "06_claims.csv").write_text(claims)
+    (results / "07_claims.csv").write_text(claims)
     assert ccq() == 0
     printed = capsys.readouterr().out
     assert "joining helps" in printed and "0.123" in printed and "0.123456" not in printed

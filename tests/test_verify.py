@@ -66,7 +66,7 @@ def test_a_changed_count_or_text_is_a_missing_row():
 def test_a_verdict_may_turn_near_its_threshold(low, expected, note, word):
     row = {"claim": "K2", "measured": 0.94, "low": low, "high": 0.95, "expected": expected, "note": note}
     old, new = (pd.DataFrame([row | {"verdict": verdict}]) for verdict in ("partly", "reproduced"))
-    assert verify.compare(old, new, "06_claims")["status"].tolist() == [word]
+    assert verify.compare(old, new, "07_claims")["status"].tolist() == [word]
 
 
 @pytest.fixture

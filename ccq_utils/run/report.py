@@ -10,7 +10,7 @@ from ccq_utils.common.paths import shown
 from ccq_utils.common.progress import clock
 
 NAME = "run_report.json"
-CLAIMS = "06_claims.csv"
+CLAIMS = "07_claims.csv"
 CLAIM_COLUMNS = ["claim", "statement", "measured", "low", "high", "verdict"]
 
 
