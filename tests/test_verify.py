@@ -104,7 +104,7 @@ def test_likely_causes_are_named(committed, capsys):
     pd.DataFrame({"task": ["a", "b"], "sha256": ["x", "other"]}).to_csv(results / "01_tasks.csv", index=False)
     assert cli.main(["verify", "--run", str(committed[1])]) == 1
     printed = capsys.readouterr().out
-    assert "other text of b; other library versions: numpy 1 -> 2; other threads: 2 -> 1" in printed
+    assert "Likely causes: numpy 1 -> 2; threads 2 -> 1" in printed and "01_tasks [b, y]" in printed
 
 
 def test_a_table_on_one_side_only_is_different(committed):

@@ -8,6 +8,7 @@ from ccq_utils.common.environment import environment
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.paths import shown
 from ccq_utils.common.progress import clock
+from ccq_utils.models.encoding import precision_here
 
 NAME = "run_report.json"
 CLAIMS = "07_claims.csv"
@@ -47,6 +48,7 @@ def write(job, source: dict, executed: list[str], seconds: float, empty_cache: b
         if path.stem in job.state and job.state[path.stem].finished
     ]
     report = {"profile": job.profile.name, "seed": job.profile.seed, **source, **environment()}
+    report["precision"] = precision_here(job.profile.precision)
     report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
     report["seconds"] = round(seconds, 1)
     report["notebooks"] = notebooks

@@ -165,38 +165,22 @@ def recomputed(committed: Path) -> pd.DataFrame:
 
 def causes(committed: Path, fresh: Path) -> list[str]:
     """What differs between two runs beside their tables, the most telling first."""
-    reports = [run_report.read(folder) for folder in (committed, fresh)]
-    if not all(reports):
+    old, new = (run_report.read(folder) for folder in (committed, fresh))
+    if not (old and new):
         return ["a run report is missing"]
-    found = []
-    texts = [folder / "01_tasks.csv" for folder in (committed, fresh)]
-    if all(path.is_file() for path in texts):
-        old, new = (pd.read_csv(path).set_index("task")["sha256"].to_dict() for path in texts)
-        if changed := [task for task in old if new.get(task) != old[task]]:
-            found.append(f"other text of {', '.join(changed)}")
-    old, new = (report.get("packages", {}) for report in reports)
-    if versions := [f"{name} {old[name]} -> {new.get(name)}" for name in old if new.get(name) != old[name]]:
-        found.append(f"other library versions: {', '.join(versions)}")
-    for key in ("threads", "processor", "python"):
-        if reports[0].get(key) != reports[1].get(key):
-            found.append(f"other {key}: {reports[0].get(key)} -> {reports[1].get(key)}")
-    return found
+    packages = {name: (version, new.get("packages", {}).get(name)) for name, version in old.get("packages", {}).items()}
+    found = [f"{name} {before} -> {now}" for name, (before, now) in packages.items() if before != now]
+    keys = ("precision", "threads", "processor", "python")
+    return found + [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
 def show(found: pd.DataFrame, likely: list[str]) -> int:
     """Print what is not OK, likely causes and counts; returns 1 where a row is DIFFERENT, else 0."""
-    counts = found.groupby(["table", "status"], sort=False).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=WORDS, fill_value=0)
-    if len(counts := counts[counts["OK"] < counts.sum(axis=1)]):
-        print(f"{counts.to_string()}\n")
-    worst = found[found["status"] == "DIFFERENT"]
+    worst, total = found[found["status"] == "DIFFERENT"], found["status"].value_counts()
     for row in worst.head(SHOWN).itertuples():
         values = "" if row.committed is None else f": committed {row.committed}, measured {row.measured}"
         print(f"DIFFERENT {row.table} [{row.row}] {row.column}{values}")
-    if len(worst) > SHOWN:
-        print(f"... and {len(worst) - SHOWN} more")
-    if len(counts):
-        print(f"\nLikely causes: {'; '.join(likely) or 'none is seen in the run reports'}")
-    total = found["status"].value_counts()
+    if len(worst):
+        print(f"... {len(worst)} in all. Likely causes: {'; '.join(likely) or 'none is seen in the run reports'}")
     print(", ".join(f"{total.get(word, 0)} {word}" for word in WORDS))
     return int(bool(len(worst)))
