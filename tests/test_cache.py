@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
-from ccq_utils.common.cache import ARTIFACT_FILES, Cache
+from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
+from ccq_utils.codecs.percentile import make_codec
+from ccq_utils.common.cache import ARTIFACT_FILES, VERSION, Cache
 from ccq_utils.common.errors import StudyError
+from ccq_utils.models.lexical import LexicalEncoder
 
 
 @pytest.fixture
@@ -151,3 +156,38 @@ def test_large_rows_lie_in_a_file_without_a_name_and_small_ones_in_memory(cache,
     assert small.shape == (10, 5) and small.base is None and type(large) is np.ndarray
     assert isinstance(large.base, np.memmap) and large.dtype == np.float32 and large[99, 4] == 499
     assert list(cache.folder.iterdir()) == []
+
+
+def test_cached_results_are_those_of_the_version(random_vectors):
+    """What is kept under this ``VERSION``: where a number moves, raise ``VERSION`` and renew the numbers together."""
+    training, held_out = random_vectors(256, 24, 1), random_vectors(64, 24, 2)
+    torch.manual_seed(0)
+    decoder = Decoder(24, 8)
+    history = train_decoder(
+        decoder, training, held_out, stops=[4, 8], epochs=3, batch_size=64, learning_rate=1e-2, patience=None, seed=0
+    )
+    lexical = LexicalEncoder(features=2**10, dims=16).fit(["rain on the plain", "snow", "wind and weather"], seed=1)
+    found = {
+        "trained decoder": history["validation_loss"].iloc[-1],
+        "PCA": np.abs(fit_pca(training, 4).transform(held_out)).mean(),
+        "lexical": np.abs(SentenceTransformer(modules=[lexical], device="cpu").encode(["rain and wind"])).mean(),
+    }
+    for name in ("LSH", "PCA", "PCA, rotated", "byte blocks"):
+        codec = make_codec(name, 24, 4, None, 7).fit(training, held_out)
+        found[f"codes, {name}"] = codec.encode(held_out).astype(float).mean()
+    assert (VERSION, found) == (KNOWN[0], pytest.approx(KNOWN[1], rel=5e-3))
+
+
+KNOWN = (
+    3,
+    {
+        "trained decoder": 0.14779,
+        "PCA": 0.41881,
+        "lexical": 0.20611,
+        "codes, LSH": 123.3,
+        "codes, PCA": 127.5,
+        "codes, PCA, rotated": 127.5,
+        "codes, byte blocks": 136.2,
+    },
+)
+"""``VERSION`` and what it computes."""
