@@ -51,8 +51,7 @@ def train_static(
     from transformers import get_linear_schedule_with_warmup
 
     table = model[0].embedding.weight
-    sides = [model[0].tokenizer.encode_batch(list(side), add_special_tokens=False) for side in zip(*pairs, strict=True)]
-    tokens = [[np.array(text.ids, dtype=np.int64) for text in side] for side in sides]
+    tokens = [_tokens(model[0].tokenizer, list(side)) for side in zip(*pairs, strict=True)]
     used = np.unique(np.concatenate([ids for side in tokens for ids in side]))
     bag = torch.nn.EmbeddingBag.from_pretrained(table[used].detach().double(), freeze=False)
 
@@ -74,6 +73,10 @@ def train_static(
         schedule.step()
     with torch.no_grad():
         table[used] = bag.weight.float()
+
+
+def _tokens(tokenizer, texts):
+    return [np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64) for text in texts]
 
 
 def _batches(pairs, size, rng):
