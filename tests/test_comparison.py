@@ -67,7 +67,7 @@ def test_what_cannot_be_fitted_is_named_and_the_rest_is_scored_once(study, judge
     vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
     monkeypatch.setattr(comparison, "trained_decoder", lambda study, start: (fit_pca(general.training, 16), None))
     names = ["int8", "int8, equalised", "PQ, equalised"]
-    given = comparison.methods(study, vectors, names, {"one": vectors})
+    given = comparison.methods(study, vectors, names, {"one": vectors}, seeds=2)
     scores, skipped = comparison.score_methods(study, given, 8, factor=16)
     found = scores.groupby(["method", "fitted_on"])["score"].mean()
     assert set(scores["method"]) == {*comparison.METHODS, *names, "one alone, byte blocks"}
@@ -75,5 +75,8 @@ def test_what_cannot_be_fitted_is_named_and_the_rest_is_scored_once(study, judge
     assert "at least 256 vectors" in skipped[0]["reason"]
     assert found["int8", OWN] != found["int8, equalised", OWN]
     assert found["one alone, byte blocks"].equals(found[comparison.OURS])
+    assert scores.groupby("method")["seed"].nunique().eq(2).sum() == 3 and {
+        method.seeds for method in given.values()
+    } == {1, 2}
     monkeypatch.setattr(comparison, "make_codec", None)  # everything is in the cache
     assert comparison.score_methods(study, given, 8, factor=16)[0].equals(scores)

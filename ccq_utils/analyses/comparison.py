@@ -21,47 +21,42 @@ from ccq_utils.study.training import trained_decoder
 OURS = "byte blocks"
 METHODS = (OURS, "decoder", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``."""
+DRAWN = (OURS, "PCA, rotated")
+"""Methods that claims compare, in which a rotation is drawn."""
 GOALS = {24: 0.995, 48: 0.98, 96: 0.95, 192: 0.88}
 """Compression factor -> retention that this study set out to reach, fitted on general text or on one's own corpus."""
 
 
 class Method(NamedTuple):
-    """A compression method at any size.
+    """``make(dims, budget, seed=seed)`` gives a codec to fit; ``key`` is what it depends on beside these (JSON-able)."""
 
-    ``make(dims, budget)`` gives a codec to fit, ``key`` is what it depends on beside these (JSON-able), ``vectors`` are those
-    that it compresses.
-    """
-
-    make: Callable[[int, int], Any]
+    make: Callable[..., Any]
     key: dict
     vectors: Vectors
+    seeds: int = 1
 
 
-def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict[str, Vectors] | None = None):
+def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict | None = None, seeds: int = 1):
     """Name -> ``Method``: ours, the paper's decoder and hashing, PCA with a random rotation, peers, base models alone.
-
-    Everything is made once, with the profile's first seed.
 
     Args:
         peers: names in ``PEERS``; ``NAME, equalised`` is fitted on equalised dims.
         alone: base model -> its vectors, which are coded by byte blocks without the others.
+        seeds: how often byte blocks and PCA with a random rotation are made; all else is made once.
     """
-    seed = study.profile.seed
     decoder, _ = trained_decoder(study, study.read("03_decoders")["start"].iloc[0])
     weights = fingerprint(*(part.detach().numpy() for part in decoder.parameters()))
 
-    def peer(name, dims, budget):
+    def peer(name, dims, budget, seed):
         codec = make_peer(name.removesuffix(", equalised"), dims, budget, seed)
         return OnEqualised(codec) if name.endswith(", equalised") else codec
 
     found = {}
     for name in METHODS:
         key = {"codec": name} | ({"decoder": weights} if name == "decoder" else {})
-        found[name] = Method(partial(make_codec, name, decoder=decoder, seed=seed), key, vectors)
+        found[name] = Method(partial(make_codec, name, decoder=decoder), key, vectors, seeds if name in DRAWN else 1)
     found |= {name: Method(partial(peer, name), {"peer": name}, vectors) for name in peers}
-    for model, own in (alone or {}).items():
-        found[f"{model} alone, {OURS}"] = Method(found[OURS].make, found[OURS].key, own)
-    return found
+    return found | {f"{model} alone, {OURS}": found[OURS]._replace(vectors=own) for model, own in (alone or {}).items()}
 
 
 def score_methods(study: Study, given: dict[str, Method], budget: int, **labels) -> tuple[pd.DataFrame, list[dict]]:
@@ -72,13 +67,15 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, **labels)
     """
     found, skipped = [], []
     chosen = [*itertools.product(FITTED_ON, given.items())]
-    for fitted_on, (name, (make, key, vectors)) in progress(chosen, f"methods at {budget} bytes"):
+    for fitted_on, (name, (make, key, vectors, seeds)) in progress(chosen, f"methods at {budget} bytes"):
+        drawn = [study.profile.seed + number for number in range(seeds)]
 
-        def fit(to, make=make):
-            return [make(to.training.shape[1], budget=budget).fit(to.training, to.calibration)]
+        def fit(to, make=make, drawn=drawn):
+            codecs = (make(to.training.shape[1], budget, seed=seed) for seed in drawn)
+            return [codec.fit(to.training, to.calibration) for codec in codecs]
 
         try:
-            key = key | {"budget": budget, "fits": 1}
+            key = key | {"budget": budget, "drawn": drawn}
             found.append(score_method(study, vectors, fit, key, fitted_on, method=name, **labels))
         except StudyError as error:
             skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})

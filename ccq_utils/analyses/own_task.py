@@ -52,7 +52,7 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     models = study.profile.scored_models
     alone = {model: task_vectors(study, members=[model]) for model in progress(models, "models on this task")}
     vectors = task_vectors(study)
-    singles = {model: alone[model] for model in study.profile.models} if peers else None
+    singles = {model: alone[model] for model in study.profile.models} if peers else {}
     given = methods(study, vectors, PEERS if peers else (), singles)
     scores, skipped = score_methods(study, given, budget)
     rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector"], vectors.raw)
