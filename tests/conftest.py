@@ -50,10 +50,7 @@ def make_task():
 
 @pytest.fixture(scope="session")
 def judged_vectors(make_task):
-    """A function that makes a task with judgements of one grade around given vectors, and queries near what they find.
-
-    bitbudget's gain is 2^grade - 1, mteb's the grade itself: only of one grade are they the same.
-    """
+    """A function that makes a task with judgements of one grade around given vectors, and queries near what they find."""
 
     def make(documents, queries, seed=5):
         task = make_task(documents=len(documents), queries=queries)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccq_utils.codecs.byte_blocks import BlockCodec, byte_blocks, equalised_pca, rates
+from ccq_utils.codecs.byte_blocks import SCORES, BlockCodec, byte_blocks, equalised_pca, rates
 from ccq_utils.codecs.codec import scores
 from ccq_utils.common.errors import StudyError
 
@@ -95,8 +95,8 @@ def test_kept_scores_weigh_the_error_of_each_neighbour_as_written(corpus):
     for row in range(5):
         order = np.argsort(-(unit @ unit[row]))
         asked = unit[[row, *[other for other in order if other != row][: codec.neighbours]]]
-        weights = np.full(len(asked), codec.scores / 2 / codec.neighbours)
-        weights[0] = codec.scores / 2
+        weights = np.full(len(asked), SCORES / 2 / codec.neighbours)
+        weights[0] = SCORES / 2
         costs = []
         for centroid in range(256):
             tried = codes[row : row + 1].copy()

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from notebook_cells import functions_of
 
-from ccq_utils.analyses.calibration import code_quality, score_scorings
+from ccq_utils.analyses.decoders import score_scorings
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.scores import TaskVectors
+from ccq_utils.study.scores import TaskVectors, score_table
 
 DIMS = 8
 
@@ -20,7 +21,8 @@ def parts(random_vectors):
 
 def test_means_over_documents_are_the_entropy_and_the_error(parts):
     calibration, documents = parts
-    table = code_quality(calibration, documents)
+    given = {"PercentileQuantizer": PercentileQuantizer, "SPACINGS": SPACINGS, "BITS": BITS, "score_table": score_table}
+    table = functions_of("04_calibrate_quantization", **given).code_quality(calibration, documents)
     assert len(table) == len(documents) * 2 * len(BITS) * len(SPACINGS)
     quantizer = PercentileQuantizer(2).fit(calibration)
     shares = [np.bincount(column) / len(column) for column in quantizer.buckets(documents).T]

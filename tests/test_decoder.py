@@ -6,8 +6,14 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import TruncatedSVD
 
-from ccq_utils.codecs.decoder import Decoder, fit_pca, principal_axes, train_decoder
-from ccq_utils.codecs.losses import reconstruction_loss, similarity_loss
+from ccq_utils.codecs.decoder import (
+    Decoder,
+    fit_pca,
+    principal_axes,
+    reconstruction_loss,
+    similarity_loss,
+    train_decoder,
+)
 from ccq_utils.common.errors import StudyError
 
 

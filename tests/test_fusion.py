@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.cross_decomposition import CCA
 
-from ccq_utils.analyses.fusion import CanonicalFusion, Gate, fit_canonical, fit_gate, min_max, reciprocal_ranks
+from ccq_utils.analyses.fusion import CanonicalFusion, Gate, fit_canonical, fit_gate
 from ccq_utils.models.vectors import concat
 
 
@@ -91,9 +91,3 @@ def _own(rng, dims):
 def test_canonical_fusion_is_the_same_for_the_same_seed(members):
     first, again = (fit_canonical(*members, seed=2).transform(members[0]) for _ in range(2))
     assert np.array_equal(first, again) and np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
-
-
-def test_scores_are_spread_from_zero_to_one_and_ranks_count_from_the_best():
-    matrix = np.array([[0.1, 0.5, 0.3], [-1.0, -3.0, -2.0]])
-    assert min_max(matrix) == pytest.approx(np.array([[0, 1, 0.5], [1, 0, 0.5]]))
-    assert reciprocal_ranks(matrix) == pytest.approx(1 / (60 + np.array([[3, 1, 2], [1, 3, 2]])))

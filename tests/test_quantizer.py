@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from notebook_cells import functions_of
 
-from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer, bucket_surprise, pack, packed_bytes, unpack
+from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer, pack, packed_bytes, unpack
 from ccq_utils.common.errors import StudyError
+
+bucket_surprise = functions_of("04_calibrate_quantization").bucket_surprise
 
 
 @st.composite

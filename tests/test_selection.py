@@ -1,36 +1,16 @@
 """What notebooks 01 and 02 choose and compare: their own cells on score matrices whose answer is known."""
 
-import ast
-import itertools
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_cells import functions_of
 
-from ccq_utils.analyses.selection import overlap, wide
-from ccq_utils.common import paths
+from ccq_utils.analyses.selection import wide
 from ccq_utils.study.metrics import Evaluator
 
 QUERIES, DOCUMENTS = 40, 12
-
-
-def functions_of(name, **given):
-    """The functions and constants that a notebook's cells define, with ``given`` in the place of what it has measured."""
-    kept = []
-    for cell in nbformat.read(paths.ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
-        if cell.cell_type == "code":
-            kept += [
-                node
-                for node in ast.parse(cell.source).body
-                if isinstance(node, ast.FunctionDef)
-                or isinstance(node, ast.Assign)
-                and getattr(node.targets[0], "id", "").isupper()
-            ]
-    names = {"np": np, "itertools": itertools, "overlap": overlap} | given
-    exec(compile(ast.Module(kept, []), name, "exec"), names)
-    return SimpleNamespace(**names)
 
 
 class FirstIsRight:
@@ -99,6 +79,7 @@ def test_a_subset_is_held_against_its_best_member_and_the_large_model(study, cos
 def test_overlap_counts_common_documents(make_task):
     evaluator = Evaluator(make_task(documents=60, queries=12))
     scores = np.random.default_rng(0).random((len(evaluator.query_ids), 60))
+    overlap = functions_of("01_select_models").overlap
     assert (overlap(evaluator, scores, scores) == 1).all() and (overlap(evaluator, scores, -scores) == 0).all()
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ccq_utils.analyses.stress import TEXT_DAMAGE, damage, flip_bits, grown, noisy, score_budget
+from ccq_utils.analyses.stress import TEXT_DAMAGE, damage, flip_bits, grown, score_budget
 from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.percentile import make_codec
@@ -36,14 +36,6 @@ def test_flips_are_the_same_for_a_seed_and_leave_the_codes_alone(codes):
     first, again, other = (flip_bits(codes, 0.1, seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(codes, before) and first.dtype == np.uint8
-
-
-def test_noise_of_length_one_turns_a_query_by_about_45_degrees(random_vectors):
-    queries = random_vectors(200, 256)
-    turned = noisy(queries, 1, seed=1)
-    assert np.linalg.norm(turned, axis=1) == pytest.approx(1, abs=1e-5)
-    assert (queries * turned).sum(axis=1).mean() == pytest.approx(np.sqrt(0.5), abs=0.01)
-    assert noisy(queries, 0, seed=1) == pytest.approx(queries, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", TEXT_DAMAGE)

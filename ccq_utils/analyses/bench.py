@@ -1,13 +1,12 @@
-"""``ccq bench``: how fast this machine encodes and searches, and how long ``ccq evaluate --peers`` takes.
+"""``ccq bench``: how fast this machine encodes and searches.
 
 Times are seconds of processor cores that worked (``time.process_time``): what other programs do meanwhile does not count.
-Encoding and search run on one core, their methods in alternating rounds after one that warms up; medians are reported.
+All run on one core, methods in alternating rounds after one that warms up; medians are reported.
 """
 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from ccq_utils.analyses.own_task import compare
 from ccq_utils.codecs import faiss_index
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import make_codec
@@ -25,7 +23,6 @@ from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
-from ccq_utils.data.profile import load_profile
 from ccq_utils.models.embed import normalise
 from ccq_utils.models.encoding import encode, transformers_of, with_precision
 from ccq_utils.study.study import Study
@@ -38,22 +35,18 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 """Compression; results per query; length of the noise in a query beside a document; vectors drawn at once."""
 
 
-def run(profile="default", documents=100_000, texts=128, task_documents=300, output="", rounds=5) -> list[Path]:
-    """Measure, and write ``encoding.csv``, ``search.csv`` and ``evaluate.csv``; returns their paths.
+def run(profile="default", documents=100_000, texts=128, output="", rounds=5) -> list[Path]:
+    """Measure, and write ``encoding.csv`` and ``search.csv``; returns their paths.
 
     Args:
-        profile: One whose notebooks 01 and 03 have been run.
         documents: How many vectors are searched. A million takes 6 GB of memory.
         texts: How many texts are encoded.
-        task_documents: Documents of the task that ``evaluate --peers`` is run on, from the profile's first task.
         output: Folder to write into; empty for ``data/bench``.
-        rounds: Runs of each method.
     """
     study, folder, written = Study(profile), Path(output) if output else FOLDER, []
     parts = {
         "encoding": lambda: encoding(study, texts, rounds),
         "search": lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds),
-        "evaluate": lambda: evaluate(profile, task_documents),
     }
     for name, part in parts.items():
         load = os.getloadavg()[0]
@@ -105,12 +98,9 @@ def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), s
     takes does not depend on which vectors they are. How much it finds does, and is measured on real text in the notebooks.
 
     Args:
-        like: Real vectors, shape (n, dims).
-        documents: How many vectors are searched.
+        like: Real vectors, ``(n, dims)``.
         budget: Bytes per vector; a 48th of the float vector's where 0.
         queries: How many are asked at once.
-        seed: Of the drawn vectors and of what codecs draw.
-        rounds: Runs of each method.
 
     Returns:
         One row per method and number of queries: seconds, ``bytes_per_vector``, ``queries_per_second``, and ``recall``, the
@@ -156,7 +146,7 @@ def _indexes(held, budget, seed):
         searches[name] = lambda asked, codec=codec, index=index: faiss_index.search(codec, index, asked, RESULTS)[1]
     wide = dims // (2 * budget) * 2 * budget
     factories = {"faiss PQ": f"PCA{wide},PQ{budget}x8np", "faiss PQ, fast scan": f"PCA{wide},PQ{2 * budget}x4fs"}
-    factories |= {"faiss SQ8": f"PCA{budget},SQ8", "faiss SQ4": f"PCA{2 * budget},SQ4"}
+    factories["faiss SQ8"] = f"PCA{budget},SQ8"
     for name, factory in factories.items():
         if len(sample) < max(256, wide):  # too few to train on
             continue
@@ -165,21 +155,3 @@ def _indexes(held, budget, seed):
         index.add(held)
         sizes[name], searches[name] = budget, lambda asked, index=index: index.search(asked, RESULTS)[1]
     return sizes, searches
-
-
-def evaluate(profile: str = "default", documents: int = 300) -> pd.DataFrame:
-    """Core-seconds of ``ccq evaluate --peers`` on the first documents of the profile's first task, already encoded."""
-    loaded = load_profile(profile)
-    study = Study(loaded.model_copy(update={"tasks": loaded.tasks[:1]}))
-    ((name, task),) = study.tasks.items()
-    kept = dict(list(task.documents.items())[:documents])
-    qrels = {query: {one: grade for one, grade in found.items() if one in kept} for query, found in task.qrels.items()}
-    qrels = {query: found for query, found in qrels.items() if any(found.values())}
-    asked = {query: task.queries[query] for query in qrels}
-    study.tasks = {name: replace(task, documents=kept, queries=asked, qrels=qrels, validation=frozenset())}
-    budget = max(1, 4 * study.dims // FACTOR)
-    compare(study, budget)  # encodes the texts
-    started = time.process_time()
-    report = compare(study, budget, peers=True)
-    row = {"method": "ccq evaluate --peers", "seconds": time.process_time() - started, "documents": len(kept)}
-    return pd.DataFrame([row | {"queries": len(qrels), "methods": len(report["methods"])}])

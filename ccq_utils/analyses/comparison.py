@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ccq_utils.codecs.ideal import OnEqualised
+from ccq_utils.codecs.byte_blocks import Equalised
 from ccq_utils.codecs.peers import make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
 from ccq_utils.study.scores import FITTED_ON, Vectors, score_method
-from ccq_utils.study.stats import macro, with_verdicts
+from ccq_utils.study.stats import with_verdicts
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder
 
@@ -23,8 +23,6 @@ METHODS = (OURS, "decoder", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``."""
 DRAWN = (OURS, "PCA, rotated")
 """Methods that claims compare, in which a rotation is drawn."""
-GOALS = {24: 0.995, 48: 0.98, 96: 0.95, 192: 0.88}
-"""Compression factor -> retention that this study set out to reach, fitted on general text or on one's own corpus."""
 
 
 class Method(NamedTuple):
@@ -37,7 +35,7 @@ class Method(NamedTuple):
 
 
 def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict | None = None, seeds: int = 1):
-    """Name -> ``Method``: ours, the paper's decoder and hashing, PCA with a random rotation, peers, base models alone.
+    """Name -> ``Method``: ``METHODS``, peers, base models alone.
 
     Args:
         peers: names in ``PEERS``; ``NAME, equalised`` is fitted on equalised dims.
@@ -49,7 +47,7 @@ def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: di
 
     def peer(name, dims, budget, seed):
         codec = make_peer(name.removesuffix(", equalised"), dims, budget, seed)
-        return OnEqualised(codec) if name.endswith(", equalised") else codec
+        return Equalised(codec=codec) if name.endswith(", equalised") else codec
 
     found = {}
     for name in METHODS:
@@ -98,20 +96,3 @@ def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame, name: st
     table = study.summarise(scores, [*by, "bytes_per_vector"], raw)
     columns = ["task", *by, *(column for column in apart if column.startswith("difference")), "verdict"]
     return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
-
-
-def goals(table: pd.DataFrame) -> pd.DataFrame:
-    """What was reached of the goals (mean over tasks): ours fitted on both kinds of text, and the best other method.
-
-    ``reached`` looks at the better of ours; ``supported`` says whether its whole interval lies above the goal.
-    """
-    rows = []
-    for factor, found in macro(table).groupby("factor"):
-        mine, others = found[found["method"] == OURS], found[found["method"] != OURS]
-        best, top = others.loc[others["estimate"].idxmax()], mine.loc[mine["estimate"].idxmax()]
-        row = {"factor": factor, "bytes_per_vector": top["bytes_per_vector"], "goal": GOALS[factor]}
-        for name, line in [(line["fitted_on"], line) for _, line in mine.iterrows()] + [("best_other_retention", best)]:
-            row |= {name: line["estimate"], f"{name}_low": line["low"], f"{name}_high": line["high"]}
-        row |= {"reached": top["estimate"] >= GOALS[factor], "supported": top["low"] >= GOALS[factor]}
-        rows.append(row | {"best_other": f"{best['method']}, {best['fitted_on']}"})
-    return pd.DataFrame(rows)

@@ -1,16 +1,18 @@
-"""Decoders side by side: how training went, what each keeps at every stop, and whose order of texts it keeps."""
+"""Decoders side by side, in float at every stop and behind the quantizer."""
+
+import itertools
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.study.scores import Vectors, score_vectors
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.codecs.quantizer import BITS, SPACINGS, unpack
+from ccq_utils.models.embed import normalise
+from ccq_utils.study.scores import TaskVectors, Vectors, score_vectors
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder
-
-NEAREST = 10
-"""How many nearest texts ``agreement`` looks at: as many as nDCG@10 does."""
 
 
 def train(study: Study, variants: dict[str, dict]) -> tuple[dict[str, list[Decoder]], pd.DataFrame]:
@@ -38,6 +40,33 @@ def score_decoders(vectors: Vectors, decoders: dict[str, list[Decoder]], stops: 
     return pd.concat(parts, ignore_index=True)
 
 
+def score_scorings(
+    vectors: TaskVectors, decoder: Decoder, calibration: np.ndarray, dims: int
+) -> dict[tuple, np.ndarray]:
+    """nDCG@10 per query by (bits, spacing, scoring) of one decoder on one task.
+
+    Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), ``bucket numbers`` (the cosine of bucket numbers,
+    as if they were values), ``one scale`` (both decoded, each dim over the spread of its levels: what bucket numbers do to
+    the scale, without what they do to the values). (32, none, float) is the decoder's float output.
+    """
+    queries, documents = (decoder.transform(part, dims) for part in (vectors.queries, vectors.documents))
+    found = {(32, "none", "float"): vectors.ndcg(queries @ documents.T)}
+    for bits, spacing in itertools.product(BITS, SPACINGS):
+        codec = PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
+        codes = [codec.encode(part) for part in (vectors.queries, vectors.documents)]
+        decoded = [codec.decode(each) for each in codes]
+        spread = codec.quantizer_.levels_.std(axis=0)
+        pairs = {
+            "asymmetric": (queries, decoded[1]),
+            "symmetric": decoded,
+            "bucket numbers": [normalise(unpack(each, bits, dims) + np.float32(1)) for each in codes],  # never all zero
+            "one scale": [normalise(each / spread) for each in decoded],
+        }
+        for scoring, (left, right) in pairs.items():
+            found[bits, spacing, scoring] = vectors.ndcg(left @ right.T)
+    return found
+
+
 def agreement(before: np.ndarray, after: list[np.ndarray]) -> dict[str, np.ndarray]:
     """How cosines of decoders' outputs, ``(n, d)`` per seed, relate to those of the vectors that they map, ``(n, D)``.
 
@@ -49,11 +78,11 @@ def agreement(before: np.ndarray, after: list[np.ndarray]) -> dict[str, np.ndarr
     concat, *decoded = (np.reshape((each @ each.T)[others], (len(before), -1)) for each in (before, *after))
     gap = np.stack(decoded) - concat
     x, y = rankdata(concat, axis=-1), rankdata(decoded, axis=-1)
-    top = [ranks > concat.shape[1] - NEAREST for ranks in (x, y)]
+    top = [ranks > concat.shape[1] - 10 for ranks in (x, y)]
     x, y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (x, y))
     return {
         "offset": gap.mean(axis=-1),
         "error": np.sqrt((gap**2).mean(axis=-1)),
         "rank correlation": (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)),
-        "nearest kept": (top[0] & top[1]).sum(axis=-1) / NEAREST,
+        "nearest kept": (top[0] & top[1]).sum(axis=-1) / 10,
     }

@@ -1,4 +1,4 @@
-"""Ways to fuse members beside the plain concat: scores, ranks, learned weights, a gate, canonical correlation."""
+"""Learned fusion of members: weights, a gate, canonical correlation."""
 
 import numpy as np
 import torch
@@ -8,24 +8,8 @@ from torch import nn
 from ccq_utils.models.embed import normalise
 from ccq_utils.models.vectors import concat
 
-RRF_CONSTANT = 60
-"""Reciprocal-rank fusion's constant (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 """What canonical correlation tries to add to each member's variances, in multiples of their mean."""
-
-
-def min_max(matrix: np.ndarray) -> np.ndarray:
-    """Scores ``(queries, documents)`` spread from 0 to 1 in each row."""
-    low, high = matrix.min(1, keepdims=True), matrix.max(1, keepdims=True)
-    return (matrix - low) / (high - low)
-
-
-def reciprocal_ranks(matrix: np.ndarray) -> np.ndarray:
-    """One over (``RRF_CONSTANT`` + rank) of each score in its row; the best has rank 1."""
-    ranks = np.empty(matrix.shape, dtype=np.float32)
-    order = np.argsort(-matrix, axis=1, kind="stable")
-    np.put_along_axis(ranks, order, np.arange(1, matrix.shape[1] + 1, dtype=np.float32)[None], axis=1)
-    return 1 / (RRF_CONSTANT + ranks)
 
 
 class Gate(nn.Module):
@@ -74,14 +58,10 @@ def fit_gate(short: list[np.ndarray], long: list[np.ndarray], per_query: bool, s
 
 
 class CanonicalFusion:
-    """Directions on which the members agree most: canonical correlation of two members, and of more (MAXVAR).
+    """Canonical correlation of two members or more (MAXVAR; Kettenring, Biometrika 1971): where they agree most.
 
-    Each member's vectors are centred and whitened, all are joined, and the leading principal components of the join are
-    kept, as many as the smallest member has dims (Kettenring 1971, "Canonical analysis of several sets of variables").
-
-    Args:
-        ridge: is added to each member's variances, in multiples of their mean: little whitens fully, much leaves the PCA
-            of the plain concat.
+    Each member's vectors are centred and whitened (``ridge`` is added to their variances, in multiples of the mean), all are
+    joined, and as many leading principal components of the join are kept as the smallest member has dims.
     """
 
     def __init__(self, ridge: float):

@@ -27,12 +27,8 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
         options: ``exclude_self`` and ``allow_missing`` of ``TaskSpec``.
 
     Returns:
-        What ``--json`` writes. ``models`` and ``concat`` hold nDCG@10 with its interval; ``methods`` hold bytes per
-        vector, compression factor, nDCG@10, and retention with its interval; ``skipped`` says what cannot be had at this
-        size or from so few documents, and why.
-
-    Raises:
-        StudyError: No BEIR folder, judgements for documents that do not exist, or a budget below one byte.
+        What ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
+        what cannot be had at this size or from so few documents, and why.
     """
     if not source.startswith("beir:"):
         raise StudyError(

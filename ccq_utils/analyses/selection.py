@@ -6,7 +6,6 @@ import pandas as pd
 from ccq_utils.common import paths
 from ccq_utils.models.base_models import BUILDERS, BaseModel
 from ccq_utils.models.embed import embed, normalise
-from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.study import Study
 
 PUBLISHED = paths.ROOT / "data" / "published_ndcg.csv"
@@ -30,18 +29,8 @@ def remade(study: Study, name: str, **changes) -> BaseModel:
     return BUILDERS[name](study.profile.model_copy(update=changes), lambda: study.corpora, study.cache)
 
 
-def overlap(evaluator: Evaluator, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Per query, the share of common documents in the top ten of two score matrices ``(queries, documents)``."""
-    tops = zip(evaluator.top(first), evaluator.top(second), strict=True)
-    return np.array([len(set(ours) & set(theirs)) / len(ours) for ours, theirs in tops])
-
-
 def wide(table: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
-    """A summary with one row per ``index``: estimates in columns named by ``columns``, then ``NAME_low``, ``NAME_high``.
-
-    Args:
-        table: rows of ``Study.summarise``; ``p`` and ``verdict`` are taken along where it has them.
-    """
+    """A summary with one row per ``index``: columns ``NAME`` of ``columns``, ``NAME_low`` and so on, p and verdict."""
     values = [name for name in ("estimate", "low", "high", "p", "verdict") if name in table]
     spread = table.pivot(index=index, columns=columns, values=values)
     spread = spread.loc[pd.MultiIndex.from_frame(table[index].drop_duplicates())]  # pivot sorts, the table has an order
@@ -52,13 +41,10 @@ def wide(table: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
 
 
 def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:
-    """Measured beside published nDCG@10, so that a wrong prompt or pooling shows at once.
+    """Measured (``single``: task, model, estimate) beside published nDCG@10: a wrong prompt or pooling shows at once.
 
     Rows for tasks that are whole mteb tasks by name (``mteb:NAME``, or a BEIR folder whose task has the same name) and
     models with a published row; ``agrees`` within ``AGREES``. Empty where there are none.
-
-    Args:
-        single: measured nDCG@10, columns ``task``, ``model``, ``estimate``.
     """
     published = pd.read_csv(PUBLISHED).set_index("model")
     columns = {name.lower(): name for name in published.columns[2:-2]}
@@ -73,15 +59,7 @@ def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:
             if source in published.index:
                 known = published.loc[source, column] / 100
                 difference = row.estimate - known
-                rows.append(
-                    {
-                        "task": spec.name,
-                        "model": row.model,
-                        "published": known,
-                        "measured": row.estimate,
-                        "difference": difference,
-                        "agrees": bool(abs(difference) <= AGREES),
-                        "mixed_revisions": published.loc[source, "mixed_revisions"],
-                    }
-                )
+                found = {"task": spec.name, "model": row.model, "published": known, "measured": row.estimate}
+                found |= {"difference": difference, "agrees": bool(abs(difference) <= AGREES)}
+                rows.append(found | {"mixed_revisions": published.loc[source, "mixed_revisions"]})
     return pd.DataFrame(rows)

@@ -10,8 +10,6 @@ import pandas as pd
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec
 from ccq_utils.common.cache import fingerprint
-from ccq_utils.models.embed import embed, normalise
-from ccq_utils.models.vectors import concat
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors, score_method
 from ccq_utils.study.study import Study
@@ -79,12 +77,6 @@ def flip_bits(codes: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.packbits(bits ^ flips, axis=1)
 
 
-def noisy(vectors: np.ndarray, length: float, seed: int) -> np.ndarray:
-    """Unit vectors ``(n, D)`` with Gaussian noise of that length added to each, of length one again."""
-    drawn = np.random.default_rng(seed).standard_normal(vectors.shape).astype(np.float32)
-    return normalise(vectors + np.float32(length) * normalise(drawn))
-
-
 def damage(text: str, kind: str, seed: int) -> str:
     """A query as a hurried person types it: letters replaced, or only half of its words (``TEXT_DAMAGE``)."""
     rng, words, letters = np.random.default_rng(seed), text.split(), list(text)
@@ -95,13 +87,6 @@ def damage(text: str, kind: str, seed: int) -> str:
     for place in rng.permutation(places)[: TYPOS[kind]]:
         letters[place] = string.ascii_lowercase[rng.integers(26)]
     return "".join(letters)
-
-
-def mistyped(study: Study, task: str, kind: str, count: int) -> np.ndarray:
-    """The concat of the first ``count`` test queries of a task, damaged as text and encoded again, ``(count, D)``."""
-    texts = [damage(text, kind, index) for index, text in enumerate(study.texts(task, "test")[:count])]
-    members = [embed(study.models[member], texts, study.cache, "query") for member in study.members]
-    return concat(members, list(study.selection["weight"]))
 
 
 def grown(study: Study, vectors: Vectors, added: np.ndarray) -> Vectors:

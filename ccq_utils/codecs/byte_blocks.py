@@ -1,17 +1,14 @@
 """This study's codec: PCA dims in blocks of one byte each, as many dims to a block as eight bits suffice for.
 
-Four things set it apart from product quantization, whose codes and search it shares:
+Codes and search are those of product quantization; four things set it apart:
 
-* *Equalised dims.* PCA dims are divided by a small power of their variance. A concat spends most of its length on a few
-  dims that all documents share; with less of it, the small dims by which known-item queries find their document count for
-  more, which improves even the raw concat (notebook 05).
-* *Rates.* A dim of variance v gets ``log2(1 + v / n) / 2`` bits, where the noise n is the same for all dims: large dims
-  get more, but down to two thirds of a bit per dim on average none is left out.
+* *Equalised dims.* PCA dims are divided by a small power of their variance: a concat spends most of its length on a few
+  dims that all documents share, and known-item queries find their document by the small ones (notebook 07).
+* *Rates.* A dim of variance v gets ``log2(1 + v / n) / 2`` bits, where the noise n is the same for all dims.
 * *Unbiased values.* A centroid is the mean of its cell, so it is shorter than the vectors it stands for, and the more so the
-  fewer bits its dims got. For the error that is best, for ranking it is not: the tail fades where it should count in full.
-  Every block is therefore stretched until its decoded values project onto the true ones with factor one.
-* *Kept scores.* Where it is fitted on the corpus that it codes, centroids are chosen not one by one, but so that errors of
-  the blocks cancel in the scores to a vector's nearest neighbours: the paper's loss, applied to codes.
+  fewer bits its dims got. Every block is stretched until its decoded values project onto the true ones with factor one.
+* *Kept scores.* Where it is fitted on the corpus that it codes, centroids are chosen so that errors of the blocks cancel in
+  the scores to a vector's nearest neighbours: the paper's loss, applied to codes.
 """
 
 from functools import lru_cache
@@ -19,13 +16,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ccq_utils.codecs.codec import Codec
 from ccq_utils.codecs.decoder import principal_axes, random_rotation
 from ccq_utils.common.errors import StudyError
 
 CENTROIDS = 256
 POWER, DIMS_PER_BIT, FLOOR = 0.25, 1.5, 0.3
 """Dims are divided by variance ** (POWER / 2), where no variance counts for less than FLOOR times their mean; so many dims
-are kept at most. Chosen on validation queries (notebook 05); the floor matters for documents that come after fitting."""
+are kept at most. Chosen on validation queries (notebook 07); the floor matters for documents that come after fitting."""
 BATCH, SAME, SCORES = 1024, 0.9999, 30.0
 """Vectors coded at once; cosine from which two vectors are one; weight of squared score errors beside those of values."""
 WIDE = 32**2
@@ -35,12 +33,7 @@ ITERATIONS, POINTS, PRIOR = 6, 20_000, 10
 
 
 def rates(variances: np.ndarray, bits: float) -> np.ndarray:
-    """Bits per dim, ``(d,)``: the capacity of Gaussian channels with equal noise, which add up to ``bits``.
-
-    Parameters
-    ----------
-    variances : ``(d,)``, at least one of them positive
-    """
+    """Bits per dim, ``(d,)``: the capacity of Gaussian channels with equal noise, which add up to ``bits``."""
     low, high = 1e-12 * variances.max(), 1e6 * variances.max()
     for _ in range(100):  # bisection on the logarithm of the noise
         noise = np.sqrt(low * high)
@@ -62,28 +55,61 @@ def byte_blocks(variances: np.ndarray, count: int) -> list[tuple[int, int]]:
     return list(zip(borders, [*borders[1:], dims], strict=True))
 
 
-def equalised_pca(
-    vectors: np.ndarray, held_out: np.ndarray, dims: int | None = None, power: float = POWER, floor: float = FLOOR
-):
+def equalised_pca(vectors: np.ndarray, held_out: np.ndarray, dims: int | None = None, power: float = POWER):
     """Centred PCA whose dims are divided by ``variance ** (power / 2)``, for queries and documents alike.
 
-    Parameters
-    ----------
-    vectors : ``(n, D)`` that the axes are fitted on
-    held_out : vectors that the variances are measured on; in the tail, fitted vectors show too little
-    dims : how many to keep, those of the largest variance; all if None
-    power, floor : see ``POWER``
+    Args:
+        vectors: ``(n, D)`` that the axes are fitted on.
+        held_out: Vectors that the variances are measured on; in the tail, fitted vectors show too little.
+        dims: How many to keep, those of the largest variance; all if None.
+        power: See ``POWER``.
 
-    Returns
-    -------
-    Mean ``(D,)``, basis ``(D, dims) float64``, and the variances of the equalised dims ``(dims,)``, in descending order.
+    Returns:
+        Mean ``(D,)``, basis ``(D, dims) float64``, variances of the equalised dims ``(dims,)`` in descending order.
     """
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     basis = principal_axes(vectors - mean)
     variances = (((held_out - mean) @ basis) ** 2).mean(axis=0)
     order = np.argsort(-variances, kind="stable")[:dims]
-    scale = np.maximum(variances[order], floor * variances.mean()) ** (-power / 2)
+    scale = np.maximum(variances[order], FLOOR * variances.mean()) ** (-power / 2)
     return mean, basis[:, order] * scale, np.maximum(variances[order], 1e-9 * variances.max()) * scale**2
+
+
+class Equalised:
+    """Float vectors with equalised dims, not coded; or a codec on such dims, which cost it no bytes."""
+
+    def __init__(self, power: float = POWER, codec: Codec | None = None):
+        self.power, self.codec = power, codec
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Those of the codec, or four per dim."""
+        return self.codec.bytes_per_vector if self.codec else 4 * self.basis_.shape[1]
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Equalised":
+        """Fit PCA, the scale of its dims, and the codec."""
+        held_out = vectors if calibration is None else calibration
+        self.mean_, basis, _ = equalised_pca(vectors, held_out, power=self.power)
+        self.basis_ = basis.astype(np.float32)
+        if self.codec:
+            self.codec.fit(
+                *(None if part is None else (part - self.mean_) @ self.basis_ for part in (vectors, calibration))
+            )
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, d)``, turned and scaled, then as the codec projects."""
+        turned = vectors @ self.basis_
+        return self.codec.project(turned) if self.codec else turned
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Codes, or the centred values themselves."""
+        turned = (vectors - self.mean_) @ self.basis_
+        return self.codec.encode(turned) if self.codec else turned
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """As the codec decodes, or what ``encode`` gave."""
+        return self.codec.decode(codes) if self.codec else codes
 
 
 class BlockCodec:
@@ -93,14 +119,12 @@ class BlockCodec:
     vectors next to it. Fitted on other text, codebooks are those of a Gaussian, which do as well there and cannot overfit;
     variances and stretch come from held-out (calibration) vectors.
 
-    Parameters
-    ----------
-    budget : bytes per vector; at most one per kept dim of the vectors is used
-    neighbours : where the codec is fitted on the corpus itself (no calibration vectors), codes are chosen to keep the scores
-        to so many nearest vectors of the corpus, and to the vector itself, beside the values; 0 takes the nearest centroids
-    unbiased, allocate : False leaves the step out (for ablations): centroids as they are; blocks of equal width
-    power, dims_per_bit, floor : see ``POWER``; power 0 leaves the dims as they are, dims_per_bit None keeps all dims
-    scores, prior : weight of squared score errors; weight of a Gaussian centroid, in training vectors
+    Args:
+        budget: Bytes per vector; at most one per kept dim of the vectors is used.
+        neighbours: Where the codec is fitted on the corpus itself, codes are chosen to keep the scores to so many nearest
+            vectors of the corpus, and to the vector itself, beside the values; 0 takes the nearest centroids.
+        unbiased, allocate: False leaves the step out (for ablations): centroids as they are; blocks of equal width.
+        power, dims_per_bit: See ``POWER``; power 0 leaves the dims as they are, dims_per_bit None keeps all dims.
     """
 
     def __init__(
@@ -112,14 +136,9 @@ class BlockCodec:
         allocate: bool = True,
         power: float = POWER,
         dims_per_bit: float | None = DIMS_PER_BIT,
-        scores: float = SCORES,
-        prior: float = PRIOR,
-        floor: float = FLOOR,
     ):
         self.budget, self.seed, self.neighbours = budget, seed, neighbours
-        self.unbiased, self.allocate = unbiased, allocate
-        self.power, self.dims_per_bit, self.floor = power, dims_per_bit, floor
-        self.scores, self.prior = scores, prior
+        self.unbiased, self.allocate, self.power, self.dims_per_bit = unbiased, allocate, power, dims_per_bit
 
     @property
     def bytes_per_vector(self) -> int:
@@ -135,7 +154,7 @@ class BlockCodec:
             raise StudyError(f"byte blocks need at least two finite vectors to fit, got shape {vectors.shape}")
         held_out = vectors if calibration is None else calibration
         most = None if self.dims_per_bit is None else round(8 * self.budget * self.dims_per_bit)
-        self.mean_, basis, variances = equalised_pca(vectors, held_out, most, self.power, self.floor)
+        self.mean_, basis, variances = equalised_pca(vectors, held_out, most, self.power)
         dims, count = len(variances), min(self.budget, len(variances))
         if self.allocate:
             self.blocks_ = byte_blocks(variances, count)
@@ -150,9 +169,7 @@ class BlockCodec:
         values = self._turn(held_out)
         own = calibration is None
         self.centroids_ = [
-            _codebook(
-                values[:, first:last] if own else None, last - first, np.sqrt(variances[first:last].mean()), self.prior
-            )
+            _codebook(values[:, first:last] if own else None, last - first, np.sqrt(variances[first:last].mean()))
             for first, last in self.blocks_
         ]
         self.anchors_ = _unit(torch.from_numpy(values)) if own and self.neighbours else None
@@ -203,8 +220,8 @@ class BlockCodec:
         cosines[cosines > SAME] = -1  # the vector itself
         near = self.anchors_[cosines.topk(min(self.neighbours, len(self.anchors_) - 1)).indices]
         asked = torch.cat([unit[:, None], near], dim=1)  # (n, 1 + neighbours, D)
-        weights = torch.full((asked.shape[1],), self.scores / 2 / max(1, near.shape[1]))
-        weights[0] = self.scores / 2
+        weights = torch.full((asked.shape[1],), SCORES / 2 / max(1, near.shape[1]))
+        weights[0] = SCORES / 2
         off = ((values - decoded)[:, None] * asked).sum(dim=2)
         chosen = np.empty_like(codes)
         for number, (cells, (first, last)) in enumerate(zip(table, self.blocks_, strict=True)):
@@ -237,18 +254,7 @@ class BlockCodec:
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Settings (JSON-ready) and arrays of a fitted codec; ``anchors``, the corpus it was fitted on, only choose codes."""
-        names = (
-            "budget",
-            "seed",
-            "neighbours",
-            "unbiased",
-            "allocate",
-            "power",
-            "dims_per_bit",
-            "scores",
-            "prior",
-            "floor",
-        )
+        names = ("budget", "seed", "neighbours", "unbiased", "allocate", "power", "dims_per_bit")
         arrays = {"mean": self.mean_, "basis": self.basis_, "stretch": self.stretch_}
         arrays["centroids"] = np.concatenate(self.centroids_, axis=1)
         if self.anchors_ is not None:
@@ -261,12 +267,8 @@ class BlockCodec:
         settings = dict(settings)
         blocks = [tuple(block) for block in settings.pop("blocks")]
         codec = cls(**settings)
-        codec.blocks_, codec.mean_, codec.basis_, codec.stretch_ = (
-            blocks,
-            arrays["mean"],
-            arrays["basis"],
-            arrays["stretch"],
-        )
+        codec.blocks_, codec.mean_ = blocks, arrays["mean"]
+        codec.basis_, codec.stretch_ = arrays["basis"], arrays["stretch"]
         borders = [last for _, last in blocks[:-1]]
         codec.centroids_ = [np.ascontiguousarray(part) for part in np.split(arrays["centroids"], borders, axis=1)]
         codec.anchors_ = torch.from_numpy(arrays["anchors"]) if "anchors" in arrays else None
@@ -282,9 +284,9 @@ def _cells(points, centroids):
     return (points @ centroids.T - (centroids**2).sum(dim=1) / 2).argmax(dim=1)
 
 
-def _centroids(points, centroids, prior, weight, iterations):
+def _centroids(points, centroids, prior, weight):
     """Lloyd's iterations, each centroid drawn to its ``prior`` with as much weight as ``weight`` points."""
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         cells = _cells(points, centroids)
         counts = torch.bincount(cells, minlength=CENTROIDS)[:, None]
         sums = torch.zeros_like(centroids).index_add_(0, cells, points)
@@ -299,12 +301,12 @@ def _gaussian_codebook(width):
     """Centroids of a standard Gaussian of ``width`` dims, ``(256, width)``; the same for all codecs."""
     points = torch.randn(POINTS, width, generator=torch.Generator().manual_seed(width))
     start = points[:CENTROIDS]
-    return _centroids(points, start, start, 0, ITERATIONS)
+    return _centroids(points, start, start, 0)
 
 
-def _codebook(values, width, spread, weight):
+def _codebook(values, width, spread):
     """256 centroids of ``(n, width)`` values, drawn to those of a Gaussian of the same spread, or these themselves."""
-    prior = float(spread) * _gaussian_codebook(width)
+    gaussian = float(spread) * _gaussian_codebook(width)
     if values is None:
-        return prior.numpy()
-    return _centroids(torch.from_numpy(np.ascontiguousarray(values)), prior, prior, weight, ITERATIONS).numpy()
+        return gaussian.numpy()
+    return _centroids(torch.from_numpy(np.ascontiguousarray(values)), gaussian, gaussian, PRIOR).numpy()

@@ -1,6 +1,6 @@
 """The decoder: a light map from the concat's D dims to d, whose first dims (up to a stop) are useful on their own.
 
-There are two ways to get one: PCA, which has a formula, and training on text without judgements.
+It is PCA, which has a formula, or trained on text without judgements.
 """
 
 import json
@@ -12,12 +12,35 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ccq_utils.codecs.losses import LOSSES, reconstruction_loss, similarity_loss
 from ccq_utils.common.cache import remembered
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
 
-ROWS = 4096  # vectors that are turned to float64 at a time
+LOSSES = ("similarity", "reconstruction")
+ROWS = 4096
+"""Vectors that are turned to float64 at a time."""
+
+
+def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
+    """The paper's loss (section 3.2): squared moves of the cosines of all pairs of a batch, averaged over pairs and stops.
+
+    Args:
+        inputs: Concat vectors, ``(batch, D)``, rows of length one.
+        outputs: What the decoder makes of them, ``(batch, d)``, of any length.
+        stops: Numbers of first dims that should be useful on their own.
+    """
+    wanted = inputs @ inputs.T
+    total = 0.0
+    for stop in stops:
+        prefix = nn.functional.normalize(outputs[:, :stop], dim=1)
+        total = total + nn.functional.mse_loss(prefix @ prefix.T, wanted)
+    return total / len(stops)
+
+
+def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
+    """Squared error of what the transposed map, ``weight.T``, rebuilds from each prefix: a tied linear autoencoder."""
+    rebuilt = [outputs[:, :stop] @ weight[:stop] for stop in stops]
+    return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
 
 
 class Decoder(nn.Module):
@@ -48,7 +71,7 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.layers[-1].bias)
 
     def start_from(self, other: "Decoder") -> None:
-        """Begin as another decoder's linear map; raises ``StudyError`` where this one has none."""
+        """Begin as another decoder's linear map."""
         target = self.linear if self.linear is not None else self.layers[0] if len(self.layers) == 1 else None
         if target is None:
             raise StudyError("a decoder without a linear map cannot start from one; set residual or depth 1")
@@ -62,11 +85,7 @@ class Decoder(nn.Module):
 
     @torch.inference_mode()
     def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
-        """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``.
-
-        Raises:
-            StudyError: The input's dims are not D, or ``dims`` is more than the decoder gives.
-        """
+        """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``."""
         expected, largest = self.config["in_dims"], self.config["out_dims"]
         if vectors.shape[1] != expected:
             raise StudyError(
@@ -108,11 +127,7 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
 
 
 def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
-    """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products.
-
-    Raises:
-        StudyError: More dims than the vectors have.
-    """
+    """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products."""
     in_dims = vectors.shape[1]
     if dims > in_dims:
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
@@ -147,9 +162,6 @@ def train_decoder(
 
     Returns:
         Columns ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
-
-    Raises:
-        StudyError: An unknown loss, a stop larger than the decoder, fewer than two vectors, or one that holds NaN.
     """
     if loss not in LOSSES:
         raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")

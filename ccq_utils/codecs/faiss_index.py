@@ -32,16 +32,13 @@ def load_faiss():
 
 
 def to_faiss(codec, codes: np.ndarray):
-    """A faiss index that holds the codes. It takes queries as ``codec.project`` gives them.
+    """A faiss index that holds a copy of the codes. It takes queries as ``codec.project`` gives them.
 
     It is an ``IndexPQ`` (inner product) behind a map that pads the dims of each byte to the same width.
 
     Args:
         codec: A fitted codec whose bytes decode one by one: byte blocks, percentile or LSH.
-        codes: Packed codes, shape (documents, bytes), uint8. They are copied.
-
-    Raises:
-        StudyError: Another kind of codec, no codes, or codes of another shape.
+        codes: Packed codes, ``(documents, bytes) uint8``.
     """
     codes = check_codes(codec, codes)
     if not len(codes):
@@ -78,16 +75,10 @@ def _dims_of_bytes(codec):
 
 
 def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """The best documents of float queries; every document is compared.
-
-    Args:
-        codec: The codec of the index.
-        index: What ``to_faiss`` made.
-        queries: Shape (queries, dims of the model).
-        count: Results per query.
+    """The best documents of float queries ``(queries, D)``; every document of the index by ``to_faiss`` is compared.
 
     Returns:
-        Scores and document numbers, shape (queries, count), best first; no more than there are documents.
+        Scores and document numbers, ``(queries, count)``, best first; no more than there are documents.
     """
     if count < 1:
         raise StudyError(f"k {count} must be at least 1")
@@ -107,11 +98,7 @@ def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None
 
 
 def load_index(path: Path, marks: dict[str, str]) -> tuple:
-    """Index and ids of a file that was made with the same codec and model.
-
-    Raises:
-        StudyError: A missing or damaged file, or an index of another codec or model.
-    """
+    """Index and ids of a file that was made with the same codec and model."""
     path = Path(path)
     try:
         held = json.loads(_beside(path).read_text(encoding="utf-8"))

@@ -17,19 +17,16 @@ from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
-PQ_DIMS = 512
-"""Dims that product quantization keeps at most: a codebook's share of the training text is small as it is."""
-MOST_ITQ_BITS = 1024
-"""Bits up to which ITQ is run: its rotation takes minutes beyond."""
+PQ_DIMS, MOST_ITQ_BITS = 512, 1024
+"""Dims that product quantization keeps at most (a codebook's share of the training text is small as it is); bits up to
+which ITQ is run: its rotation takes minutes beyond."""
 ITQ_ROUNDS, OPQ_ROUNDS, OPQ_LLOYD, PQ_LLOYD = 5, 2, 4, 6
 """Rounds of training. More (20 of ITQ, 5 of OPQ, 10 of PQ) take two to four times as long and move retention of the default
 profile's tasks at 48x by .002 in the mean, less than another seed does."""
-OPQ_POINTS = 4000
-"""Vectors that OPQ's rotation is trained on at most."""
-SHOWN = 200
-"""Documents that RaBitQ's search gives back per query; nDCG@10 needs ten of them."""
-QUERY_BITS = 8
-"""Bits per dim of RaBitQ's query: 99.6 % of the same top ten as a float query, a hundred times faster."""
+OPQ_POINTS = 4000  # vectors that OPQ's rotation is trained on at most
+SHOWN, QUERY_BITS = 200, 8
+"""Documents that RaBitQ's search gives back per query, of which nDCG@10 needs ten; bits per dim of its query: 99.6 % of the
+same top ten as a float query, a hundred times faster."""
 
 
 @contextmanager
@@ -63,7 +60,7 @@ class FaissCodec:
         return self.index_.sa_code_size()
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "FaissCodec":
-        """Train on ``(n, D)`` vectors; raises ``StudyError`` where faiss cannot, with faiss's reason."""
+        """Train on ``(n, D)`` vectors; where faiss cannot, the error has its reason."""
         faiss, kept = load_faiss(), re.match(r"OPQ\d+_(\d+)", self.factory)
         needed = max(int(kept[1]) if kept else self.dims or 1, 256 if "PQ" in self.factory else 1)
         if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
@@ -196,24 +193,15 @@ class PrecisionCodec:
         return (codes.view(np.int8).astype(np.float32) + 128) * (high - low) / 255 + low
 
 
-class WrapperCodec:
+class WrapperCodec(PrecisionCodec):
     """mteb's ``CompressionWrapper`` after uncentred PCA to as many dims as fit; it codes queries and documents apart.
 
     ``encode`` gives what the wrapper hands to the search, as bytes, ``(n, 4 * dims) uint8``: it does not pack.
     """
 
     def __init__(self, dims: int, dtype: str):
-        self.dims, self.dtype = dims, dtype
+        super().__init__(dims, dtype, rescored=False)
         self.bytes_per_vector = packed_bytes(dims, {"INT8": 8, "INT4": 4, "BINARY": 1}[dtype])
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "WrapperCodec":
-        """Fit PCA; the wrapper itself learns nothing beforehand."""
-        self.decoder_ = fit_pca(vectors, self.dims)
-        return self
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """What the wrapper makes of the vectors, of length one: ``(n, D) -> (n, dims) float32``."""
-        return self.decode(self.encode(vectors))
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, 4 * dims) uint8``."""
@@ -230,7 +218,7 @@ class WrapperCodec:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ranges of fewer than 10,000 vectors are unstable
-            wrapper = CompressionWrapper(Given(), OutputDType[self.dtype])
+            wrapper = CompressionWrapper(Given(), OutputDType[self.precision])
             given = self.decoder_.transform(vectors)
             made = wrapper.encode(given, task_metadata=None, hf_split="", hf_subset="")
         return np.ascontiguousarray(made, dtype=np.float32).view(np.uint8)

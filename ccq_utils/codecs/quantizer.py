@@ -53,11 +53,7 @@ class PercentileQuantizer:
         self.bits, self.spacing = bits, spacing
 
     def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
-        """Calibrate on ``(n, d)`` vectors; returns itself.
-
-        Raises:
-            StudyError: Fewer vectors than buckets, or a value that is NaN or infinite.
-        """
+        """Calibrate on ``(n, d)`` vectors, at least as many as there are buckets; returns itself."""
         buckets = 2**self.bits
         if len(vectors) < buckets:
             raise StudyError(
@@ -94,7 +90,7 @@ class PercentileQuantizer:
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes of one packed code; there is no per-vector constant."""
+        """Bytes of one packed code."""
         return packed_bytes(self.dims, self.bits)
 
     def buckets(self, vectors: np.ndarray) -> np.ndarray:
@@ -127,15 +123,6 @@ class PercentileQuantizer:
     def _require_fit(self, fitting=False):
         if not hasattr(self, "thresholds_" if fitting else "levels_"):
             raise StudyError("quantizer is not calibrated; call fit(vectors) first")
-
-
-def bucket_surprise(buckets: np.ndarray, bits: int) -> np.ndarray:
-    """Minus log2 of the share of vectors in the same bucket, ``(n, d)``.
-
-    Its mean over vectors is the entropy of each dimension's bucket numbers in bits: ``bits`` where all are equally full.
-    """
-    shares = [np.bincount(column, minlength=2**bits)[column] / len(column) for column in buckets.T]
-    return -np.log2(np.stack(shares, axis=1))
 
 
 def _check_bits(bits):
