@@ -43,13 +43,11 @@ def score_budget(
 
     def fit(fitting):
         codecs = [_fitted(method, budget, fitting, one, study.profile.seed + n) for n, one in enumerate(chosen)]
-        damaged = [FlippedCodec(codec, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
-        return damaged if flipped else codecs
+        return [FlippedCodec(codec, flipped, n) for n, codec in enumerate(codecs)] if flipped else codecs
 
     weights = [fingerprint(*(part.detach().numpy() for part in one.parameters())) for one in chosen if one is not None]
     key = {"codec": method, "budget": budget, "decoders": weights, "made": len(chosen), "flipped": flipped}
-    labels |= {"method": method, "budget": budget}
-    return score_method(study, vectors, fit, key, symmetric=symmetric, **labels)
+    return score_method(study, vectors, fit, key, symmetric=symmetric, method=method, budget=budget, **labels)
 
 
 @lru_cache(maxsize=64)
@@ -80,9 +78,9 @@ def flip_bits(codes: np.ndarray, share: float, seed: int) -> np.ndarray:
 def damage(text: str, kind: str, seed: int) -> str:
     """A query as a hurried person types it: letters replaced, or only half of its words (``TEXT_DAMAGE``)."""
     rng, words, letters = np.random.default_rng(seed), text.split(), list(text)
+    half = max(1, len(words) // 2)
     if kind not in TYPOS:
-        middle = max(1, len(words) // 2)
-        return " ".join(words[:middle] if kind == "first half" else words[-middle:])
+        return " ".join(words[:half] if kind == "first half" else words[-half:])
     places = [index for index, letter in enumerate(letters) if letter.isalpha()]
     for place in rng.permutation(places)[: TYPOS[kind]]:
         letters[place] = string.ascii_lowercase[rng.integers(26)]
