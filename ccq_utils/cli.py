@@ -21,10 +21,7 @@ Profile = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="name or YAML
 Model = Annotated[str, typer.Argument(metavar="DIR", help="what ccq fit saved")]
 Codes = Annotated[str, typer.Argument(metavar="codes", help="what ccq encode wrote, file or folder")]
 Device = Annotated[str, typer.Option(help="where the models run: cpu, cuda, mps, ...")]
-Precision = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="what transformers compute in: float32, bfloat16 (faster where supported), auto"),
-]
+Precision = Annotated[str, typer.Option(metavar="NAME", help="transformers compute in: float32, bfloat16 or auto")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,8 +98,7 @@ def evaluate(
     """Compare compression methods on your own BEIR folder."""
     from ccq_utils.analyses import own_task
 
-    flags = {"exclude_self": exclude_self, "allow_missing": allow_missing}
-    report = own_task.evaluate_task(task, bytes, profile, peers, **flags)
+    report = own_task.evaluate_task(task, bytes, profile, peers, exclude_self=exclude_self, allow_missing=allow_missing)
     if json:
         own_task.write_report(report, Path(json))
     print(own_task.summary(report))
@@ -110,31 +106,30 @@ def evaluate(
 
 @app.command()
 def fit(
-    out: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
+    output: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
     profile: Profile = "default",
     codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "byte blocks",
-    bytes: Annotated[int | None, typer.Option(metavar="N", help="per text; a 48th of the floats without it")] = None,
+    bytes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="per text; a 48th of the floats without it")
+    ] = None,
     texts: Annotated[str, typer.Option(metavar="JSONL", help="fit on these, not on the profile's training text")] = "",
-    output: Annotated[str, typer.Option(metavar="DIR", help="where ccq run --output wrote to")] = "",
+    run: Annotated[str, typer.Option(metavar="DIR", help="a finished run's --output; the checkout's without it")] = "",
     device: Device = "cpu",
     precision: Precision = "float32",
 ):
     """Save a profile's members and a codec, to encode and search your own texts."""
-    from ccq_utils.codecs import files as codec_files
+    from ccq_utils.codecs.files import check_name
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CompressedModel, check_place
-    from ccq_utils.models.encoding import precision_here
 
-    check_place(Path(out))  # before the long work
-    codec_files.check_name(codec)
-    precision_here(precision)
+    check_place(Path(output))  # before the long work
+    check_name(codec)
     own = list(read_texts(Path(texts)).values()) if texts else None
-    about = {"codec": codec, "general": own is None, "output": output, "device": device, "precision": precision}
-    model = CompressedModel.from_profile(profile, bytes, **about)
+    model = CompressedModel.from_profile(profile, bytes, codec, own is None, run, device, precision)
     if own is not None:
         model.fit(own)
-    model.save(out)
-    print(f"{out}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
+    model.save(output)
+    print(f"{output}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
 
 
 @app.command()
@@ -142,26 +137,27 @@ def encode(
     model: Model,
     texts: Annotated[str, typer.Argument(metavar="texts.jsonl", help="'id' and 'text' on each line; or a folder")],
     codes: Annotated[str, typer.Argument(metavar="codes.safetensors", help="file to write; or a folder/ of parts")],
-    part: Annotated[int | None, typer.Option(metavar="N", help="texts per part of a folder (4096)")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="per worker; other threads, other digits")] = None,
+    part: Annotated[int, typer.Option(metavar="N", min=1, help="texts per part of a folder")] = 4096,
+    threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="per worker of a folder")] = None,
     address: Annotated[str, typer.Option(help="of Ray: local (started here), auto, host:port, ray://host:port")] = "",
-    workers: Annotated[int | None, typer.Option(metavar="N", help="of Ray; all that have room without it")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="of Ray; all that have room without it")
+    ] = None,
     device: Device = "cpu",
     precision: Precision = "float32",
 ):
     """Encode texts to packed codes with a saved model."""
     from ccq_utils.data.text_files import read_texts
-    from ccq_utils.deploy.pipeline import CHUNK, CompressedModel
+    from ccq_utils.deploy.pipeline import CompressedModel
 
     if codes.endswith("/") or Path(codes).is_dir():
         from ccq_utils.deploy.scale import encode_corpus
 
-        where = (address, workers, threads, device, CHUNK if part is None else part, precision)
-        done = encode_corpus(model, texts, codes, *where)
+        done = encode_corpus(model, texts, codes, address, workers, threads, device, part, precision)
         print(f"{codes}: {done['texts']} texts, {done['made']} of {done['parts']} parts made now")
         return
-    if address or workers or threads or part:
-        raise StudyError(f"parts, workers and threads are for a folder; write {codes}/")
+    if address or workers or threads:
+        raise StudyError(f"workers and threads are for a folder of parts; write {codes}/")
     rows = read_texts(Path(texts))
     loaded = CompressedModel.load(model, device, precision)
     coded = loaded.encode_document(list(rows.values()))

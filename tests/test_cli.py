@@ -20,7 +20,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
     ("arguments", "message"),
     [
         (["nope"], "No such command 'nope'"),
-        (["fit"], "Missing option '--out'"),
+        (["fit"], "Missing option '--output'"),
         (["evaluate", "--task", "beir:x", "--bytes", "few"], "Invalid value for '--bytes'"),
         (["run", "--profile", "nope"], "unknown profile 'nope'; known: default"),
     ],

@@ -46,7 +46,6 @@ def ours(pipeline, task, coded):
     return {name: means[name] for name in METRICS}
 
 
-@pytest.mark.filterwarnings("ignore:texts longer than")
 @pytest.mark.parametrize("coded", [True, False])
 def test_mteb_scores_equal_ours(pipeline, task, coded):
     expected = ours(pipeline, task, coded)
@@ -58,22 +57,9 @@ def test_mteb_scores_equal_ours(pipeline, task, coded):
     assert result.model_revision == made
 
 
-@pytest.mark.filterwarnings("ignore:texts longer than")
 def test_mteb_runs_on_the_sentence_transformers_unchanged(pipeline, task):
     assert found_by_mteb(coded_model(pipeline), task)[0] == pytest.approx(ours(pipeline, task, True), abs=1e-5)
     assert found_by_mteb(pipeline.decoded(), task)[0] == pytest.approx(ours(pipeline, task, False), abs=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:texts longer than")
-def test_a_bare_model_goes_to_mteb_under_the_names_of_its_members(pipeline, task):
-    model = ConcatTransformer(modules=list(pipeline.model), device="cpu")
-    scores, result = found_by_mteb(model, task)
-    assert result.model_name == "concat/lexical+reader" and scores["ndcg_at_10"] > 0
-    meta = ModelMeta.from_sentence_transformer_model(model)
-    assert meta.embed_dim == model.get_embedding_dimension() and meta.similarity_fn_name.value == "cosine"
-    assert meta.max_tokens == model.max_seq_length
-    model.model_card_data.model_name = "someone/small"
-    assert found_by_mteb(model, task)[1].model_name == "someone/small"
 
 
 def test_coding_changes_the_scores(pipeline, task):

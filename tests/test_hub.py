@@ -148,7 +148,6 @@ tell([type(model).__name__, model.encode_query({TEXTS!r}).tolist(), model.encode
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:texts longer than")
 def test_a_concat_that_was_uploaded_loads_by_its_id(loaded, concat):
     ((kind, queries, cut),) = loaded["TAKEN_HOME"]
     assert kind == "ConcatTransformer" and np.abs(concat.encode_query(TEXTS) - queries).max() < 1e-6

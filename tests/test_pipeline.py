@@ -138,16 +138,6 @@ def test_truncated_model_is_an_error(model):
         CompressedModel(ConcatTransformer(modules=list(model), truncate_dim=16), BlockCodec(8))
 
 
-def test_saved_without_the_corpus_searches_the_same(made, texts, tmp_path):
-    pipeline = made("byte blocks")
-    codes = pipeline.encode_document(texts)
-    pipeline.save(tmp_path / "slim", anchors=False)
-    slim = CompressedModel.load(tmp_path / "slim")
-    assert slim.marks == pipeline.marks and slim.codec.anchors_ is None
-    assert np.array_equal(slim.search(QUERY, codes)[1], pipeline.search(QUERY, codes)[1])
-    assert not np.array_equal(slim.encode_document(texts), codes), "kept scores need the corpus"
-
-
 def test_nothing_saved_is_pickle_and_the_manifest_names_all(made, tmp_path):
     made("decoder").save(tmp_path / "model")
     files = {
@@ -174,7 +164,7 @@ def test_codes_of_another_codec_or_model_are_an_error(made, members, texts, tmp_
     pipeline, other = made("byte blocks"), made("byte blocks", texts[:60])
     codes = pipeline.encode_document(texts)
     pipeline.save_codes(tmp_path / "codes.safetensors", codes, range(80))
-    with pytest.raises(StudyError, match="codes.safetensors was made with another codec .*encode the texts again"):
+    with pytest.raises(StudyError, match="codes.safetensors was made with another codec; encode the texts again"):
         other.load_codes(tmp_path / "codes.safetensors")
     moved = CompressedModel(
         ConcatTransformer(modules=[Concat([members["static"], members["lexical"]])]), pipeline.codec
@@ -196,31 +186,18 @@ def test_missing_or_altered_file_is_an_error(made, tmp_path, file):
     made("decoder").save(tmp_path / "model")
     held = (tmp_path / "model" / file).read_bytes()
     (tmp_path / "model" / file).write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
-    with pytest.raises(StudyError, match=f"{file} was altered since it was saved"):
+    with pytest.raises(StudyError, match=f"{file} is missing or was altered"):
         CompressedModel.load(tmp_path / "model")
     (tmp_path / "model" / file).unlink()
-    with pytest.raises(StudyError, match=f"{file} is missing"):
+    with pytest.raises(StudyError, match=f"{file} is missing or was altered"):
         CompressedModel.load(tmp_path / "model")
-
-
-def test_codec_of_another_model_is_an_error_even_with_its_sums(made, texts, tmp_path):
-    made("byte blocks").save(tmp_path / "one")
-    made("byte blocks", texts[:60]).save(tmp_path / "other")
-    shutil.rmtree(tmp_path / "one" / "codec")
-    shutil.copytree(tmp_path / "other" / "codec", tmp_path / "one" / "codec")
-    with pytest.raises(StudyError, match="codec/codec.* was altered"):
-        CompressedModel.load(tmp_path / "one")
-    about, other = (json.loads((tmp_path / name / "pipeline.json").read_text()) for name in ("one", "other"))
-    (tmp_path / "one" / "pipeline.json").write_text(json.dumps(about | {"files": other["files"]}))
-    with pytest.raises(StudyError, match="its codec was fitted for another model"):
-        CompressedModel.load(tmp_path / "one")
 
 
 def test_folder_that_holds_no_model_is_an_error(made, tmp_path):
-    with pytest.raises(StudyError, match="holds no saved model .*make one with ccq fit"):
+    with pytest.raises(StudyError, match="cannot be read .FileNotFoundError.*make one with ccq fit"):
         CompressedModel.load(tmp_path)
     (tmp_path / "pipeline.json").write_text("{")
-    with pytest.raises(StudyError, match="pipeline.json cannot be read"):
+    with pytest.raises(StudyError, match="cannot be read .JSONDecodeError"):
         CompressedModel.load(tmp_path)
     (tmp_path / "pipeline.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(StudyError, match="format version 99, this release reads 1"):
@@ -281,7 +258,7 @@ def test_unfitted_codec_is_an_error(model, texts, tmp_path):
     ("bad", "message"),
     [
         ([], "there are no texts"),
-        ("one string", "texts is one string; give a list"),
+        ("one string", "there are no texts; give a list of strings"),
         (["a", " "], "text number 1 is ' '; give a string with at least one word"),
         (["a", ""], "text number 1 is ''"),
         (["a", None], "text number 1 is None"),
@@ -310,13 +287,15 @@ def test_ids_that_do_not_fit_the_codes_are_an_error(made, tmp_path, ids, count):
 
 def test_damaged_codes_file_is_an_error(made, texts, tmp_path):
     pipeline, path = made("byte blocks"), tmp_path / "codes.safetensors"
-    with pytest.raises(StudyError, match="codes.safetensors is missing; make it with: ccq encode"):
+    with pytest.raises(
+        StudyError, match="codes.safetensors cannot be read .FileNotFoundError.*make it with: ccq encode"
+    ):
         pipeline.load_codes(path)
     pipeline.save_codes(path, pipeline.encode_document(texts), range(80))
     whole = path.read_bytes()
     for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:100], b"no codes", whole.replace(b'"79"', b'"78"')):
         path.write_bytes(content)
-        with pytest.raises(StudyError, match="codes.safetensors is (damaged|no codes file).* with ccq encode"):
+        with pytest.raises(StudyError, match="codes.safetensors cannot be read .*make it with: ccq encode"):
             pipeline.load_codes(path)
 
 
@@ -324,10 +303,10 @@ def test_damaged_codes_file_is_an_error(made, texts, tmp_path):
     ("options", "message"),
     [
         (
-            ["--codec", "LSH", "--out", "new"],
+            ["--codec", "LSH", "--output", "new"],
             "codec 'LSH' is unknown or cannot be saved; choose one of: byte blocks, PCA, rotated",
         ),
-        (["--out", "."], "is no empty folder and holds no saved model"),
+        (["--output", "."], "is no empty folder and holds no saved model"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_it_is_fitted(tmp_path, monkeypatch, capsys, options, message):
@@ -372,7 +351,7 @@ def written(tmp_path, texts):
 def test_commands_fit_encode_export_and_search(home, tmp_path, written, texts, capsys, own):
     model, codes = str(tmp_path / "model"), str(tmp_path / "codes.safetensors")
     fitted_on = ["--texts", str(written)] if own else []
-    assert cli.main(["fit", "--profile", "tiny", "--out", model, "--bytes", "12", *fitted_on]) == 0
+    assert cli.main(["fit", "--profile", "tiny", "--output", model, "--bytes", "12", *fitted_on]) == 0
     assert capsys.readouterr().out == f"{model}: wordllama + lexical, 12 bytes per text\n"
     assert cli.main(["encode", model, str(written), codes]) == 0
     assert capsys.readouterr().out == f"{codes}: 80 texts, 12 bytes each\n"
@@ -386,29 +365,17 @@ def test_commands_fit_encode_export_and_search(home, tmp_path, written, texts, c
     assert len(lines) == 3 and lines[0].endswith("  text 7") and float(lines[0].split()[0]) > float(lines[2].split()[0])
 
 
-def test_a_device_that_is_not_there_is_one_clear_error(made, tmp_path):
-    made("byte blocks").save(tmp_path / "model")
-    assert CompressedModel.load(tmp_path / "model", device="cpu").model.device.type == "cpu"
-    for device in ("abacus", "cuda:99"):
-        with pytest.raises(StudyError, match=f"device '{device}' cannot be used .*; leave it out, or take 'cpu'"):
-            CompressedModel.load(tmp_path / "model", device=device)
-
-
 @pytest.mark.slow
 def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
     for arguments, message in (
-        (["search", str(tmp_path), "codes.safetensors", "query"], "holds no saved model"),
+        (["search", str(tmp_path), "codes.safetensors", "query"], "make one with ccq fit"),
         (["encode", str(tmp_path), str(tmp_path / "none.jsonl"), "codes.safetensors"], "none.jsonl is missing"),
         (
-            ["fit", "--profile", "tiny", "--out", str(tmp_path / "m"), "--codec", "zip"],
+            ["fit", "--profile", "tiny", "--output", str(tmp_path / "m"), "--codec", "zip"],
             "codec 'zip' is unknown or cannot be saved; choose one of: byte",
         ),
         (
-            ["fit", "--profile", "tiny", "--out", str(tmp_path / "m"), "--device", "abacus"],
-            "device 'abacus' cannot be used",
-        ),
-        (
-            ["fit", "--profile", "wiki", "--out", str(tmp_path / "m")],
+            ["fit", "--profile", "wiki", "--output", str(tmp_path / "m")],
             "table 01_selection.csv of profile 'wiki' is missing",
         ),
     ):
@@ -443,9 +410,7 @@ def test_card_holds_the_studys_numbers(home, texts, tmp_path, profile):
     card = (tmp_path / "model" / "README.md").read_text()
     table = codec_table(place)
     assert f"| {table['method']} | {table['bytes_per_vector']} | {table['estimate']:.3f} " in card
-    assert (
-        card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 1 | all | none |" in card
-    )
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 1.0 | {} |" in card
 
 
 def codec_table(folder):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.files import BROKEN, VERSION, check_codes, check_marks, check_version
+from ccq_utils.codecs.files import VERSION, check_codes, check_made, reading
 from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
@@ -100,14 +100,10 @@ def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None
 def load_index(path: Path, marks: dict[str, str]) -> tuple:
     """Index and ids of a file that was made with the same codec and model."""
     path = Path(path)
-    try:
+    with reading(f"index {path}", "make it with ccq export-faiss"):
         held = json.loads(_beside(path).read_text(encoding="utf-8"))
-        check_version(held["version"], f"index {path.name}")
-        check_marks(held, marks, f"index {path.name}")
+        check_made(held, f"index {path.name}", marks)
         return load_faiss().read_index(str(path)), held["ids"]
-    except BROKEN as error:
-        problem = " ".join(str(error).split())[:100]
-        raise StudyError(f"index {path} cannot be read ({problem}); make it with ccq export-faiss") from error
 
 
 def _beside(path):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,20 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 
 VERSION = 1
-"""Of the formats of codecs and codes; a reader refuses what is newer."""
+"""Of the formats of codecs and codes; a reader refuses any other."""
 KINDS = {"byte blocks": BlockCodec, "percentile": PercentileCodec}
 PARTS = "_parts.json"
 """Lists the parts of a folder of codes; written when all are there."""
-BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
-"""What a damaged file may raise."""
+
+
+@contextmanager
+def reading(owner: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a missing or damaged file raises into one ``StudyError``."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        problem = " ".join(str(error).split())[:160]
+        raise StudyError(f"{owner} cannot be read ({type(error).__name__}: {problem}); {remedy}") from error
 
 
 def fingerprint(codec) -> str:
@@ -37,13 +47,8 @@ def fingerprint(codec) -> str:
     return digest(_kind(codec), settings, sums)
 
 
-def save_codec(codec, folder: Path, anchors: bool = True) -> None:
+def save_codec(codec, folder: Path) -> None:
     """Write ``codec.json``, ``codec.safetensors`` and, where the codec has one, its decoder.
-
-    Args:
-        codec: Fitted byte blocks or percentile codec.
-        folder: Made if it is not there.
-        anchors: False leaves out the vectors of the corpus that byte blocks were fitted on.
 
     Raises:
         StudyError: The codec is not fitted, or is of a kind that cannot be saved.
@@ -51,8 +56,6 @@ def save_codec(codec, folder: Path, anchors: bool = True) -> None:
     kind = _kind(codec)
     require_fit(codec)
     settings, arrays = codec.state()
-    if not anchors:
-        arrays.pop("anchors", None)
     held = {"version": VERSION, "kind": kind, "fingerprint": fingerprint(codec), "settings": settings}
     with write_atomically(folder / "codec.safetensors") as file:
         file.write(save({name: np.ascontiguousarray(part) for name, part in arrays.items()}))
@@ -63,24 +66,15 @@ def save_codec(codec, folder: Path, anchors: bool = True) -> None:
 
 
 def load_codec(folder: Path):
-    """What ``save_codec`` wrote.
-
-    Raises:
-        StudyError: A file is missing, damaged or of a newer version, or files of two codecs were mixed.
-    """
-    folder = Path(folder)
-    try:
+    """What ``save_codec`` wrote; raises ``StudyError`` for missing or damaged files and for those of two codecs."""
+    with reading(f"codec {folder}", "save it again"):
         held = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
-        check_version(held["version"], f"codec {folder}")
+        check_made(held, f"codec {folder}")
         kind = KINDS[held["kind"]]
         decoder = [Decoder.load(folder)] if kind is PercentileCodec else []
         codec = kind.from_state(held["settings"], load_file(folder / "codec.safetensors"), *decoder)
-        intact = fingerprint(codec) == held["fingerprint"]
-    except BROKEN as error:
-        problem = " ".join(str(error).split())[:120]
-        raise StudyError(f"codec {folder} cannot be read ({type(error).__name__}: {problem}); save it again") from error
-    if not intact:
-        raise StudyError(f"codec {folder}: its arrays are not those of its fingerprint; its files come from two codecs")
+        if fingerprint(codec) != held["fingerprint"]:
+            raise ValueError("its arrays are not those of its fingerprint")
     return codec
 
 
@@ -104,21 +98,14 @@ def save_codes(path: Path, codes: np.ndarray, ids: list[str], marks: dict) -> No
 
 
 def read_codes(path: Path) -> tuple[np.ndarray, list[str], dict]:
-    """Codes, ids and marks of a codes file; raises ``StudyError`` where it is missing, damaged or of a newer version."""
-    path = Path(path)
-    if not path.is_file():
-        raise StudyError(f"codes file {path} is missing; make it with: ccq encode MODEL texts.jsonl {path.name}")
-    try:
+    """Codes, ids and marks of a codes file; raises ``StudyError`` where it is missing, damaged or of another version."""
+    with reading(f"codes file {path}", "make it with: ccq encode MODEL texts.jsonl codes.safetensors"):
         with safe_open(path, framework="numpy") as file:
             held, tensors = json.loads(file.metadata()["ccq"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content = held.pop("content")
-        check_version(held["version"], f"codes file {path.name}")
-        if content != _content(held, tensors):
-            raise StudyError(f"codes file {path.name} is damaged; make it again with ccq encode")
-        return tensors["codes"], json.loads(tensors["ids"].tobytes()), held | {"content": content}
-    except BROKEN as error:
-        problem = " ".join(str(error).split())[:100]
-        raise StudyError(f"{path} is no codes file ({problem}); make it with ccq encode") from error
+        check_made(held, f"codes file {path.name}")
+        if held["content"] != _content({name: held[name] for name in held if name != "content"}, tensors):
+            raise ValueError("it is damaged")
+        return tensors["codes"], json.loads(tensors["ids"].tobytes()), held
 
 
 def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]]:
@@ -134,21 +121,15 @@ def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]
     path = Path(path)
     if not path.is_dir():
         codes, ids, held = read_codes(path)
-        check_marks(held, marks, f"codes file {path.name}")
+        check_made(held, f"codes file {path.name}", marks)
         return codes, ids
-    try:
-        parts = json.loads((path / PARTS).read_text(encoding="utf-8"))
-        check_version(parts["version"], f"codes folder {path.name}")
-        check_marks(parts, marks, f"codes folder {path.name}")
-        listed = list(parts["parts"].items())
-    except FileNotFoundError as error:
-        raise StudyError(f"{path} holds no finished codes; run ccq encode, which resumes where it stopped") from error
-    except BROKEN as error:
-        raise StudyError(f"codes folder {path.name}: {PARTS} cannot be read; run ccq encode again") from error
-    found = [read_codes(path / name) for name, _ in listed]
-    for (name, content), (_, _, held) in zip(listed, found, strict=True):
-        if held["content"] != content:
-            raise StudyError(f"codes folder {path.name}: {name} is of another run; run ccq encode again")
+    with reading(f"codes folder {path}", "run ccq encode, which resumes where it stopped"):
+        listed = json.loads((path / PARTS).read_text(encoding="utf-8"))
+        check_made(listed, f"codes folder {path.name}", marks)
+        found = [read_codes(path / name) for name in listed["parts"]]
+        for (name, content), (_, _, held) in zip(listed["parts"].items(), found, strict=True):
+            if held["content"] != content:
+                raise ValueError(f"{name} is of another run")
     return np.concatenate([codes for codes, _, _ in found]), [name for _, ids, _ in found for name in ids]
 
 
@@ -161,26 +142,17 @@ def check_codes(codec, codes: np.ndarray) -> np.ndarray:
     codes, wanted = np.asarray(codes), codec.bytes_per_vector
     if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
         raise StudyError(
-            f"codes are {codes.dtype} of shape {codes.shape}, this model's are uint8 of shape (n, {wanted});"
-            " encode the texts with this model"
+            f"codes are {codes.dtype} of shape {codes.shape}, this model's are uint8 of shape (n, {wanted})"
         )
     return codes
 
 
-def check_marks(made_with: dict, marks: dict[str, str], owner: str) -> None:
-    """Raises ``StudyError`` where something was made with another codec or model than those at hand."""
-    for name, mark in marks.items():
-        if (found := str(made_with.get(name))) != mark:
-            raise StudyError(
-                f"{owner} was made with another {name} ({found[:8]}..., this one is {mark[:8]}...);"
-                " encode the texts again, or load the model that they were encoded with"
-            )
-
-
-def check_version(version, owner: str) -> None:
-    """Raises ``StudyError`` for a format that this release does not know."""
-    if version != VERSION:
-        raise StudyError(f"{owner} has format version {version!r}, this release reads {VERSION}; update ccq_utils")
+def check_made(held: dict, owner: str, marks: dict[str, str] | None = None) -> None:
+    """Raises ``StudyError`` for a format unknown to this release, and for another codec or model than those at hand."""
+    if held["version"] != VERSION:
+        raise StudyError(f"{owner} has format version {held['version']!r}, this release reads {VERSION}")
+    if other := [name for name, mark in (marks or {}).items() if held.get(name) != mark]:
+        raise StudyError(f"{owner} was made with another {other[0]}; encode the texts again, or load that model")
 
 
 def require_fit(codec) -> None:
@@ -191,13 +163,12 @@ def require_fit(codec) -> None:
 
 def check_name(name: str) -> None:
     """Raises ``StudyError`` for a name of no codec, or of one that cannot be saved."""
-    known = [known for known in CODECS if known == "byte blocks" or known.startswith(("PCA", "decoder"))]
+    known = [known for known in CODECS if known.startswith(("byte blocks", "PCA", "decoder"))]
     if name not in known:
         raise StudyError(f"codec {name!r} is unknown or cannot be saved; choose one of: {', '.join(known)}")
 
 
 def _kind(codec):
-    for name, kind in KINDS.items():
-        if isinstance(codec, kind):
-            return name
+    if kinds := [name for name, kind in KINDS.items() if isinstance(codec, kind)]:
+        return kinds[0]
     raise StudyError(f"codec {type(codec).__name__} cannot be saved; choose one of: {', '.join(KINDS)}")

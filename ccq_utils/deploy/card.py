@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ccq_utils.study.stats import MACRO
 from ccq_utils.study.study import Study
 
-TABLES = ("01_candidates", "01_single_scores", "05_model_counts", "05_at_48x", "05_peers")
+TABLES = ("01_candidates", "01_single_scores", "05_at_48x")
 """Tables with numbers for a card; those that a run has not written are left out."""
 ABOUT = ModelCardData(
     library_name="sentence-transformers",
@@ -30,59 +30,34 @@ def model_card(pipeline) -> str:
     joined, codec, dims = pipeline.model[0], pipeline.codec, pipeline.model.get_embedding_dimension()
     size, names = codec.bytes_per_vector, getattr(joined, "names", [type(joined).__name__])
     parts = [
-        f"---\n{ABOUT.to_yaml()}\n---",
-        f"# {' + '.join(names)}, compressed",
+        f"---\n{ABOUT.to_yaml()}\n---\n\n# {' + '.join(names)}, compressed",
         f"{dims} dims, {4 * dims} bytes as float32; coded by {type(codec).__name__} to **{size} bytes per document**"
-        f" ({4 * dims / size:.0f}x less). Queries stay in float.",
-        f"## Use\n\n{USE.format(size=size)}",
+        f" ({4 * dims / size:.0f}x less). Queries stay in float.\n\n## Use\n\n{USE.format(size=size)}",
     ]
     if hasattr(joined, "members"):
-        rows = []
-        for name, weight, dims, member in zip(names, joined.weights, joined.dims, joined.members, strict=True):
-            limit = member.max_seq_length
-            prompts = "; ".join(f"{kind}: {text!r}" for kind, text in member.prompts.items() if text) or "none"
-            reads = "all" if limit is None or limit == float("inf") else f"{limit} tokens"
-            rows.append({"member": name, "dims": dims, "weight": f"{weight:g}", "reads": reads, "prompts": prompts})
-        parts.append(f"## Members\n\n{markdown(pd.DataFrame(rows))}")
+        table = pd.DataFrame({"member": names, "dims": joined.dims, "weight": joined.weights})
+        table["prompts"] = [str({kind: text for kind, text in each.prompts.items() if text}) for each in joined.members]
+        parts.append(f"## Members\n\n{markdown(table)}")
     return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))
 
 
 def measured(study: Study) -> str:
-    """What the profile's tables say of the selected members, their concat and its compression, as Markdown."""
+    """What the profile's tables say of the selected members and of compressing their concat, as Markdown."""
     tables = {name: study.read(name) for name in TABLES if (study.results / f"{name}.csv").is_file()}
     tasks = ", ".join(spec.name for spec in study.profile.tasks)
     parts = [f"## Measured in the study\n\nProfile `{study.profile.name}`, tasks {tasks}; means over tasks, nDCG@10."]
     if {"01_candidates", "01_single_scores"} <= set(tables):
-        parts.append(markdown(_alone(study, tables)))
+        table = tables["01_candidates"].set_index("name").loc[study.members, ["licence", "source"]]
+        scores = tables["01_single_scores"].groupby("model")["estimate"].mean()
+        table.insert(0, "nDCG@10", scores[study.members].map("{:.3f}".format))
+        parts.append(markdown(table.rename_axis("model").reset_index()))
     if "05_at_48x" in tables:
         parts.append("At a 48th of the concat's bytes, documents coded, queries in float, fitted on other text:")
-        parts.append(markdown(_coded(tables["05_at_48x"], "method")))
-    if "05_peers" in tables:
-        peers = tables["05_peers"]
-        parts += ["Byte blocks at other sizes:", markdown(_coded(peers[peers["method"] == "byte blocks"], "fitted_on"))]
+        table = tables["05_at_48x"]
+        table = table[(table["scoring"] == "asymmetric") & (table["task"] == MACRO)]
+        kept = [f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
+        parts.append(markdown(table[["method", "bytes_per_vector"]].assign(**{"kept of the raw concat": kept})))
     return "\n\n".join(parts)
-
-
-def _alone(study, tables):
-    cards, single = tables["01_candidates"].set_index("name"), tables["01_single_scores"]
-    table = cards.loc[study.members, ["licence", "source"]]
-    scores = single.groupby("model")["estimate"].mean()
-    table.insert(0, "nDCG@10", scores[study.members].map("{:.3f}".format))
-    if (counts := tables.get("05_model_counts")) is not None:
-        raw = counts[(counts["method"] == "raw concat") & (counts["models"] == len(table))]
-        table.loc["**concat**"] = [f"{raw['ndcg_at_10'].iloc[-1]:.3f}", "", ""]
-    return table.rename_axis("model").reset_index()
-
-
-def _coded(table, label):
-    if "scoring" in table:
-        table = table[table["scoring"] == "asymmetric"]
-    if (table["task"] == MACRO).any():
-        table = table[table["task"] == MACRO]
-    table = table.sort_values("estimate", ascending=False)
-    kept = [f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
-    columns = {label.replace("_", " "): table[label], "bytes": table["bytes_per_vector"]}
-    return pd.DataFrame(columns | {"kept of the raw concat": kept})
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -36,8 +36,7 @@ class Coded(Module):
         given = features["sentence_embedding"]
         vectors = given.detach().float().cpu().numpy()
         values = self.codec.project(vectors) if task == "query" else self.codec.decode(self.codec.encode(vectors))
-        features["sentence_embedding"] = torch.from_numpy(np.ascontiguousarray(values)).to(given.device)
-        return features
+        return features | {"sentence_embedding": torch.from_numpy(np.ascontiguousarray(values)).to(given.device)}
 
     def get_embedding_dimension(self):
         """Dims of decoded vectors."""
@@ -54,8 +53,9 @@ class Coded(Module):
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
         """Load what ``save`` wrote."""
-        folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
-        return cls(files.load_codec(Path(folder)))
+        return cls(
+            files.load_codec(Path(load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))))
+        )
 
 
 def coded_model(pipeline: CompressedModel) -> SentenceTransformer:
@@ -85,11 +85,10 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
     model = coded_model(pipeline) if coded else pipeline.decoded()
     tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
     members = getattr(model[0], "members", [model])
-    unknown = ("release_date", "license", "public_training_code", "public_training_data", "training_datasets")
+    unknown = ("release_date", "license", "public_training_code", "public_training_data", "training_datasets", "loader")
     fields = dict.fromkeys(unknown) | {
         "name": name,
         "languages": ["eng-Latn"],
-        "loader": None,
         "framework": ["Sentence Transformers", "PyTorch"],
         "open_weights": True,
         "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),

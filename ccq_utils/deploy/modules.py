@@ -14,7 +14,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule, Module
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -22,10 +21,9 @@ from sentence_transformers.util import import_module_class, load_dir_path, load_
 from torch.nn import functional
 
 from ccq_utils.codecs.decoder import Decoder
+from ccq_utils.codecs.files import reading
 from ccq_utils.common.errors import StudyError
 
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""Names under which sentence-transformers looks for the prompt of a document, in this order."""
 FOLDER_NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -38,11 +36,10 @@ class Concat(InputModule):
     Args:
         members: SentenceTransformers, at least one.
         weights: One positive number per member; all the same where None.
-        names: One folder name per member, used in errors and saved files; ``member_1``, ... where None.
+        names: One folder name per member, for saved files; ``member_1``, ... where None.
 
     Raises:
-        StudyError: No member, a member that cannot read texts by itself, members with different similarity functions, or
-            weights or names that do not fit.
+        StudyError: No member, members with different similarity functions, or weights or names that do not fit.
     """
 
     config_keys = ["names", "weights"]
@@ -51,53 +48,27 @@ class Concat(InputModule):
 
     def __init__(self, members: list[SentenceTransformer], weights=None, names=None):
         super().__init__()
-        members = list(members)
-        if not members:
-            raise StudyError("Concat needs at least one member; give a list of SentenceTransformers")
-        self.names = [f"member_{number}" for number in range(1, len(members) + 1)] if names is None else list(names)
-        self.weights = [1.0] * len(members) if weights is None else [float(weight) for weight in weights]
-        self._check(members)
-        self.members = torch.nn.ModuleList(members)
-        self.dims = [member.get_embedding_dimension() or len(member.encode("text")) for member in members]
-        self._said = set()
-
-    def _check(self, members):
         count = len(members)
-        if len(self.weights) != count or any(not (weight > 0 and math.isfinite(weight)) for weight in self.weights):
+        self.names = [f"member_{number}" for number in range(1, count + 1)] if names is None else list(names)
+        self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+        if not count:
+            raise StudyError("Concat needs at least one member; give a list of SentenceTransformers")
+        if len(self.weights) != count or not all(0 < weight < math.inf for weight in self.weights):
             raise StudyError(f"Concat: weights {self.weights} must be {count} positive numbers, one per member")
         if len(set(self.names)) != count or not all(FOLDER_NAME.fullmatch(name) for name in self.names):
             raise StudyError(f"Concat: names {self.names} must be {count} different folder names, one per member")
-        for name, member in zip(self.names, members, strict=True):
-            if not isinstance(member, SentenceTransformer):
-                raise StudyError(f"Concat: {name!r} is a {type(member).__name__}; give SentenceTransformers")
-            first = member[0]
-            if not hasattr(first, "preprocess") or getattr(first, "tokenizer", first) is None:
-                raise StudyError(
-                    f"Concat: {name!r} has no tokenizer (its first module is {type(first).__name__});"
-                    " a member must begin with a module that reads texts"
-                )
         functions = {name: member.similarity_fn_name for name, member in zip(self.names, members, strict=True)}
         if len(set(functions.values())) > 1:
-            raise StudyError(
-                f"Concat: members were made for different similarity functions ({functions}); leave one out, or set"
-                " similarity_fn_name of each to 'cosine' if that suits it"
-            )
-        if len(set(map(id, members))) < count:
-            warnings.warn("Concat: the same member stands in it more than once; a weight does the same", stacklevel=4)
+            raise StudyError(f"Concat: members were made for different similarity functions ({functions})")
+        self.members = torch.nn.ModuleList(members)
+        self.dims = [member.get_embedding_dimension() or len(member.encode("text")) for member in members]
 
     def preprocess(self, inputs, prompt=None, task=None, **kwargs):
-        """Every member's features, their keys preceded by the member's number; raises ``StudyError`` for what is no text."""
-        for text in inputs:  # sorted by length by the library, so that a number would name the wrong one
-            if not isinstance(text, str):
-                raise StudyError(f"a text to encode is {text!r:.60} ({type(text).__name__}); give strings")
-        if any(not text.strip() for text in inputs):
-            self._say("an empty text has no meaning to search by; members give it an arbitrary or a zero vector")
+        """Every member's features, their keys preceded by the member's number."""
         features = {}
         for number, member in enumerate(self.members):
-            own = prompt or prompt_of(member, task)
-            part = member.preprocess(list(inputs), prompt=own, task=task, **kwargs)
-            self._say_if_truncated(self.names[number], member, [(own or "") + text for text in inputs], part)
-            features |= {f"{number}.{key}": value for key, value in part.items()}
+            own = member.preprocess(list(inputs), prompt=prompt or prompt_of(member, task), task=task, **kwargs)
+            features |= {f"{number}.{key}": value for key, value in own.items()}
         return features
 
     def forward(self, features, task=None, **kwargs):
@@ -110,42 +81,21 @@ class Concat(InputModule):
             parts.append(weight * functional.normalize(vectors, dim=-1))
         return {"sentence_embedding": functional.normalize(torch.cat(parts, dim=-1), dim=-1)}
 
-    def _say(self, message):
-        """Warn, once per message."""
-        if message not in self._said:
-            self._said.add(message)
-            warnings.warn(message, stacklevel=2)
-
-    def _say_if_truncated(self, name, member, texts, features):
-        limit, count = _limit(member)
-        message = f"texts longer than {limit} tokens are cut for member {name!r} only; other members read on"
-        if limit is None or message in self._said:
-            return
-        mask = features.get("attention_mask")
-        lengths = [limit] * len(texts) if mask is None else mask.sum(dim=1).tolist()
-        if any(length >= limit and count(text) > limit for length, text in zip(lengths, texts, strict=True)):
-            self._say(message)
-
     @property
     def max_seq_length(self):
-        """Tokens past which no member reads; None where some member reads on to the end."""
-        limits = [_limit(member)[0] for member in self.members]
-        return None if None in limits else max(limits)
-
-    @max_seq_length.setter
-    def max_seq_length(self, value):
-        raise StudyError("each member of a concat has its own limit; set model[0].members[0].max_seq_length and so on")
+        """Tokens past which no member reads; infinity where some member reads on to the end."""
+        limits = [member.max_seq_length for member in self.members]
+        return math.inf if None in limits else max(limits)
 
     def get_embedding_dimension(self):
-        """Dimensions of the join."""
+        """Dims of the concat."""
         return sum(self.dims)
 
-    def save(self, output_path, *args, safe_serialization=True, **kwargs):
+    def save(self, output_path, *args, **kwargs):
         """Config as JSON, each member as a SentenceTransformer in a folder of its own."""
         self.save_config(output_path)
         for name, member in zip(self.names, self.members, strict=True):
-            folder = str(Path(output_path) / name)
-            member.save(folder, create_model_card=False, safe_serialization=safe_serialization)
+            member.save(str(Path(output_path) / name), create_model_card=False)
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
@@ -153,8 +103,7 @@ class Concat(InputModule):
         hub = hub_options(kwargs)
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub)
-        members = [load_model(Path(folder) / name, "cpu") for name in config["names"]]
-        return cls(members, **config)
+        return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 
 
 class DecoderModule(Decoder, Module):
@@ -166,8 +115,6 @@ class DecoderModule(Decoder, Module):
         stops: Dims that it was trained to be cut to; None where any will do, as with PCA.
         shape: ``depth``, ``width``, ``dropout``, ``residual`` of ``Decoder``.
     """
-
-    config_keys = ["in_dims", "out_dims", "depth", "width", "dropout", "residual", "stops"]
 
     def __init__(self, in_dims: int, out_dims: int, stops: list[int] | None = None, **shape):
         super().__init__(in_dims, out_dims, **shape)
@@ -184,8 +131,7 @@ class DecoderModule(Decoder, Module):
         """Decodes ``sentence_embedding``, without normalising it; a plain tensor gives a plain tensor."""
         if isinstance(features, torch.Tensor):
             return super().forward(features)
-        features["sentence_embedding"] = super().forward(features["sentence_embedding"])
-        return features
+        return features | {"sentence_embedding": super().forward(features["sentence_embedding"])}
 
     def get_embedding_dimension(self):
         """Dims of the output."""
@@ -195,10 +141,10 @@ class DecoderModule(Decoder, Module):
         """Shape and stops."""
         return self.config | {"stops": self.stops}
 
-    def save(self, output_path, *args, safe_serialization=True, **kwargs):
+    def save(self, output_path, *args, **kwargs):
         """Shape as JSON, weights as safetensors."""
         self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+        self.save_torch_weights(output_path)
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
@@ -213,29 +159,17 @@ class ConcatTransformer(SentenceTransformer):
 
     The library cuts the vectors that come out of the last module, ``Normalize`` included, so they become shorter than one.
     Cosines do not mind; dot products and int8 codes do.
-
-    mteb and model cards call it by its members, ``concat/lexical+minilm``, unless ``model_card_data.model_name`` is set.
     """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.model_card_data.model_name is None and isinstance(self[0], Concat):
-            self.model_card_data.model_name = f"concat/{'+'.join(self[0].names)}"
 
     def encode(self, *args, truncate_dim: int | None = None, normalize_embeddings: bool = False, **kwargs):
         """As the library's, with vectors of length one also where they are truncated."""
         dims = self.truncate_dim if truncate_dim is None else truncate_dim
-        if dims is not None and dims < self._full_dims():
-            stops = next((module.stops for module in self if isinstance(module, DecoderModule)), [])
-            if stops is not None and dims not in stops:
-                made = f"its stops are {', '.join(map(str, stops))}" if stops else "it has no decoder, and so no stops"
-                warnings.warn(f"truncate_dim {dims} is no stop of this model ({made}); expect less of it", stacklevel=2)
+        if dims is not None:
+            stops = next((module.stops for module in self if isinstance(module, DecoderModule)), None)
+            if stops and dims not in stops:
+                warnings.warn(f"truncate_dim {dims} is no stop of this model's decoder ({stops})", stacklevel=2)
             normalize_embeddings = normalize_embeddings or isinstance(self[-1], Normalize | Concat)
         return super().encode(*args, truncate_dim=truncate_dim, normalize_embeddings=normalize_embeddings, **kwargs)
-
-    def _full_dims(self):
-        with self.truncate_embeddings(None):
-            return self.get_embedding_dimension()
 
 
 def with_modules(model: SentenceTransformer, modules: list, **settings) -> ConcatTransformer:
@@ -245,19 +179,16 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
 
 
 CLASSES = {
-    "Concat": "ccq_utils.deploy.modules.Concat",
-    "DecoderModule": "ccq_utils.deploy.modules.DecoderModule",
-    "Decoder": "ccq_utils.deploy.modules.DecoderModule",
-    "Coded": "ccq_utils.deploy.coded.Coded",
-    "LexicalEncoder": "ccq_utils.models.lexical.LexicalEncoder",
+    "Concat": "ccq_utils.deploy.modules",
+    "DecoderModule": "ccq_utils.deploy.modules",
+    "Coded": "ccq_utils.deploy.coded",
+    "LexicalEncoder": "ccq_utils.models.lexical",
 }
 """Modules of this package that a saved model may name, wherever they lay when it was saved, and where they lie now."""
 
 
 def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
     """A saved model of sentence-transformers' modules and of ours. No other code is run.
-
-    ``SentenceTransformer(folder)`` would ask to trust remote code for every module outside its own package.
 
     Args:
         name_or_path: A folder or a hub id.
@@ -268,49 +199,38 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
         StudyError: No saved model there, a file that is missing or damaged, or a module of any other package.
     """
     name = str(name_or_path)
-    config = _read_json(name, "config_sentence_transformers.json", hub)
-    modules, module_kwargs = [], {}
-    options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs")) | {"backend": "torch"}
-    for entry in _read_json(name, "modules.json", hub):
-        module_class, folder = _module_class(name, entry["type"]), entry["path"]
-        if Path(folder).is_absolute() or ".." in Path(folder).parts:
-            raise StudyError(f"model {name}: module path {folder!r} leads out of its folder")
-        try:
-            modules.append(module_class.load(name, subfolder=folder, **hub, trust_remote_code=False, **options))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise StudyError(f"model {name}: {folder or 'its main folder'} cannot be read ({problem})") from error
-        if entry.get("kwargs"):
-            module_kwargs[str(len(modules) - 1)] = entry["kwargs"]
+    options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))
+    options |= {"backend": "torch", "trust_remote_code": False}
+    config, entries = (_read_json(name, f"{file}.json", hub) for file in ("config_sentence_transformers", "modules"))
+    modules = []
+    for entry in entries:
+        module_class = _module_class(name, entry["type"])
+        with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
+            modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
     names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
     kind = ConcatTransformer if any(isinstance(module, Concat) for module in modules) else SentenceTransformer
     model = kind(modules=modules, device=device, **{key: config.get(key) for key in names})
-    model.module_kwargs = module_kwargs or None
+    model.module_kwargs = {str(at): entry["kwargs"] for at, entry in enumerate(entries) if entry.get("kwargs")} or None
     return model
 
 
 def _read_json(name, file, hub):
-    try:
-        path = load_file_path(name, file, **hub)
-        if path is None:
-            raise StudyError(f"model {name}: {file} is missing; give a folder that save_pretrained wrote, or a hub id")
+    with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
+        if (path := load_file_path(name, file, **hub)) is None:
+            raise FileNotFoundError(f"{file} is missing")
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8, or no hub id
-        raise StudyError(f"model {name}: {file} cannot be read ({error})") from error
 
 
 def _module_class(name, reference):
-    if reference.startswith("ccq_utils.") and (own := CLASSES.get(reference.rpartition(".")[2])):
-        package, _, kind = own.rpartition(".")
-        return getattr(importlib.import_module(package), kind)
-    if not reference.startswith("sentence_transformers."):
-        raise StudyError(
-            f"model {name}: module {reference!r} is neither of sentence-transformers nor of ccq_utils; if you trust it, use"
-            " SentenceTransformer(..., trust_remote_code=True)"
-        )
-    found = import_module_class(reference)
+    package, _, kind = reference.rpartition(".")
+    kind = "DecoderModule" if kind == "Decoder" else kind  # its name in earlier releases
+    if package.startswith("ccq_utils.") and kind in CLASSES:
+        return getattr(importlib.import_module(CLASSES[kind]), kind)
+    found = import_module_class(reference) if package.startswith("sentence_transformers.") else None
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise StudyError(f"model {name}: {reference!r} is no module")
+        raise StudyError(
+            f"model {name}: {reference!r} is no module of sentence-transformers or ccq_utils; it is not run"
+        )
     return found
 
 
@@ -321,20 +241,5 @@ def hub_options(options: dict) -> dict:
 
 def prompt_of(member: SentenceTransformer, task: str | None) -> str | None:
     """The prompt that ``encode_query`` (task ``query``), ``encode_document`` or ``encode`` (None) of a member would use."""
-    names = {"query": ("query",), "document": DOCUMENT_PROMPTS}.get(task, ())
-    name = next((name for name in names if name in member.prompts), member.default_prompt_name)
-    return member.prompts.get(name)
-
-
-def _limit(member):
-    """The tokens that a member reads at most, None if it reads all, and what counts the tokens of a text."""
-    tokenizer = getattr(member[0], "tokenizer", None)
-    if hasattr(tokenizer, "encode_batch"):  # of the package tokenizers: a static model
-        cut = tokenizer.truncation
-        return (
-            cut["max_length"] if cut else None
-        ), lambda text: math.inf if tokenizer.encode(text, add_special_tokens=False).overflowing else 0
-    limit = member.max_seq_length
-    if not callable(tokenizer) or limit is None or math.isinf(limit):
-        return None, None
-    return int(limit), lambda text: len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    names = {"query": ["query"], "document": ["document", "passage", "corpus"]}.get(task, [])
+    return member.prompts.get(next((name for name in names if name in member.prompts), member.default_prompt_name))

@@ -3,11 +3,10 @@
 import json
 import tempfile
 from collections.abc import Iterable
-from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging
@@ -41,7 +40,7 @@ class CompressedModel:
         codec: Byte blocks or a percentile codec, fitted on this model's vectors or not yet.
         card: Markdown for the saved README.md, below how to use the model.
         precision: What transformers compute in, one of ``models.encoding.PRECISIONS``. It belongs to the machine and is not
-            saved; the property tells what ``auto`` became.
+            saved; the attribute tells what ``auto`` became.
 
     Raises:
         StudyError: The model has a ``truncate_dim`` of its own, or the precision is unknown.
@@ -49,15 +48,12 @@ class CompressedModel:
 
     def __init__(self, model: SentenceTransformer, codec, card: str = "", precision: str = "float32"):
         if model.truncate_dim is not None:
-            raise StudyError(
-                f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members, or take fewer bytes"
-            )
+            raise StudyError(f"truncate_dim {model.truncate_dim} would come after the codec; set it on the members")
         if not isinstance(model[-1], Concat | Normalize):
             model = with_modules(model, [*model, Normalize()])
         self.model, self.codec, self.card = model, codec, card
         self.precision = encoding.precision_here(precision)
         self.encoder = encoding.with_precision(model, self.precision)
-        self._marks = {}
 
     @classmethod
     def from_profile(
@@ -82,7 +78,7 @@ class CompressedModel:
             precision: As of the class.
 
         Raises:
-            StudyError: An unknown profile or codec, a profile whose notebooks have not been run, or no such device.
+            StudyError: An unknown profile or codec, or a profile whose notebooks have not been run.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study
@@ -92,48 +88,33 @@ class CompressedModel:
         chosen = study.selection
         members = [study.models[name].model for name in chosen["member"]]
         joined = Concat(members, list(chosen["weight"]), list(chosen["member"]))
-        dims = joined.get_embedding_dimension()
-        decoder = None
+        dims, decoder = joined.get_embedding_dimension(), None
         if codec.startswith("decoder"):
             start, stops = study.read("03_decoders")["start"].iloc[0], study.profile.decoder.stops
             trained = trained_decoder(study, start)[0]
             decoder = DecoderModule.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
-        budget = max(1, 4 * dims // FACTOR) if budget is None else budget
-        made = make_codec(codec, dims, budget, decoder, study.profile.seed)
+        made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
         if general:
             made.fit(study.concat("training"), study.concat("calibration"))
-        with on_device(device):
-            model = ConcatTransformer(modules=[joined], device=device)
-        return cls(model, made, card.measured(study), precision)
-
-    # ---- use ----------------------------------------------------------------------------------------------------
+        return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 
     def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
-        """Fit the codec on the texts that will be coded, or on other text with ``calibration`` texts set apart.
-
-        Raises:
-            StudyError: An empty text, or too few texts for the codec.
-        """
-        return self._fit(*[self._vectors(part, "document") for part in (texts, calibration) if part is not None])
+        """Fit the codec on the texts that will be coded, or on other text with ``calibration`` texts set apart."""
+        self.codec.fit(*[self._vectors(part, "document") for part in (texts, calibration) if part is not None])
+        return self
 
     def fit_encode_document(self, texts: list[str]) -> np.ndarray:
         """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
         vectors = self._vectors(texts, "document")
-        return self._fit(vectors).codec.encode(vectors)
-
-    def _fit(self, *vectors):
-        self.codec.fit(*vectors)
-        self._marks.pop("codec", None)
-        return self
+        return self.codec.fit(vectors).encode(vectors)
 
     def encode_document(self, texts: list[str]) -> np.ndarray:
         """Packed codes, shape (texts, bytes), uint8, in the order of the texts."""
         files.require_fit(self.codec)
         texts = _checked(texts)
-        starts = progress(range(0, len(texts), CHUNK), "texts encoded") if len(texts) > CHUNK else (0,)
-        return np.concatenate(
-            [self.codec.encode(self._vectors(texts[start : start + CHUNK], "document")) for start in starts]
-        )
+        parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+        parts = progress(parts, "texts encoded") if len(parts) > 1 else parts
+        return np.concatenate([self.codec.encode(self._vectors(part, "document")) for part in parts])
 
     def index(self, codes: np.ndarray):
         """A faiss index of the codes: build it once where several searches follow, or to save it."""
@@ -151,8 +132,6 @@ class CompressedModel:
         Returns:
             Scores and document numbers, shape (queries, k), best first; shape (k,) for a single query.
 
-        Raises:
-            StudyError: An empty query, k below one, or codes of another shape than this codec's.
         """
         alone = isinstance(queries, str)
         vectors = self._vectors([queries] if alone else queries, "query")
@@ -171,36 +150,30 @@ class CompressedModel:
         module = decoder if isinstance(decoder, DecoderModule) else DecoderModule.of(decoder)
         return with_modules(self.model, [*self.model, module, Normalize()])
 
-    # ---- files --------------------------------------------------------------------------------------------------
+    @cached_property
+    def _model_mark(self):
+        return model_fingerprint(self.model)
 
     @property
     def marks(self) -> dict[str, str]:
         """Fingerprints of the fitted codec and of the model, which codes files carry."""
-        if "model" not in self._marks:
-            self._marks["model"] = model_fingerprint(self.model)
-        if "codec" not in self._marks:
-            files.require_fit(self.codec)
-            self._marks["codec"] = files.fingerprint(self.codec)
-        return {name: self._marks[name] for name in ("codec", "model")}
+        files.require_fit(self.codec)
+        return {"codec": files.fingerprint(self.codec), "model": self._model_mark}
 
-    def save(self, folder: str | Path, anchors: bool = True) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the model (as ``decoded`` gives it), the codec, a model card, and a list of all files with their sha256.
 
-        Args:
-            folder: New, empty, or one that holds a saved model, which is replaced.
-            anchors: Byte blocks that were fitted on the corpus keep its float vectors, by which they choose codes. False
-                leaves them out: searching does not need them, and texts coded later get the nearest centroids.
+        The folder must be new, empty, or one that holds a saved model, which is replaced.
         """
         from ccq_utils.deploy import card
 
         folder = Path(folder)
-        _quiet()
         check_place(folder)
         with writing_to(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as scratch:
                 made = Path(scratch) / "model"
-                files.save_codec(self.codec, made / "codec", anchors)
+                files.save_codec(self.codec, made / "codec")
                 self.decoded().save_pretrained(str(made), create_model_card=False)
                 (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
                 about = {"version": files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
@@ -212,29 +185,19 @@ class CompressedModel:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, precision: str = "float32") -> "CompressedModel":
-        """What ``save`` wrote, on a device.
-
-        Raises:
-            StudyError: No saved model there, a file that is missing or altered, a newer format, or no such device.
-        """
+        """What ``save`` wrote, on a device; raises ``StudyError`` where files are missing, altered or of another version."""
         folder = Path(folder)
-        _quiet()
         about = read_manifest(folder)
+        _quiet()
         for name, expected in about["files"].items():
-            if not (folder / name).is_file():
-                raise StudyError(f"saved model {folder}: {name} is missing; save the model again or copy the file back")
-            if file_digest(folder / name) != expected:
-                raise StudyError(f"saved model {folder}: {name} was altered since it was saved; save the model again")
-        with on_device(device):
-            whole = load_model(folder, device)
-        count = about["modules"]
-        model = whole if count == len(whole) else with_modules(whole, list(whole)[:count])
-        loaded = cls(model, files.load_codec(folder / "codec"), about["card"], precision)
-        if files.fingerprint(loaded.codec) != about["codec"]:
-            raise StudyError(f"saved model {folder}: its codec was fitted for another model; save the model again")
-        if len(whole) > count:
-            loaded.codec.decoder_ = whole[count]  # the same weights, with their stops
-        loaded._marks = {name: about[name] for name in ("codec", "model")}
+            if not (folder / name).is_file() or file_digest(folder / name) != expected:
+                raise StudyError(f"saved model {folder}: {name} is missing or was altered; save the model again")
+        whole, codec, count = load_model(folder, device), files.load_codec(folder / "codec"), about["modules"]
+        if count < len(whole):
+            codec.decoder_ = whole[count]  # the same weights, with their stops
+            whole = with_modules(whole, list(whole)[:count])
+        loaded = cls(whole, codec, about["card"], precision)
+        loaded._model_mark = about["model"]
         return loaded
 
     def save_codes(self, path: str | Path, codes: np.ndarray, ids: Iterable) -> None:
@@ -257,29 +220,12 @@ class CompressedModel:
         return faiss_index.load_index(Path(path), self.marks)
 
 
-@contextmanager
-def on_device(device: str | None):
-    """Turn torch's error on a device that it does not have into one clear ``StudyError``."""
-    try:
-        if device is not None:
-            torch.empty(0, device=device)
-        yield
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
-
-
 def read_manifest(folder: Path) -> dict:
     """The list of a saved model's files (``files``, sha256 by name) with its fingerprints; none of them checked yet."""
-    try:
+    with files.reading(f"saved model {folder}", "make one with ccq fit"):
         about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files.check_version(about["version"], f"saved model {folder}")
-        kinds = {"codec": str, "model": str, "files": dict, "modules": int, "card": str}
-        return {name: kind(about[name]) for name, kind in kinds.items()}
-    except FileNotFoundError as error:
-        raise StudyError(f"{folder} holds no saved model ({MANIFEST} is missing); make one with ccq fit") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"saved model {folder}: {MANIFEST} cannot be read; save the model again") from error
+        files.check_made(about, f"saved model {folder}")
+        return {name: about[name] for name in ("codec", "model", "files", "modules", "card")}
 
 
 def check_place(folder: Path) -> None:
@@ -305,8 +251,7 @@ def model_fingerprint(model: SentenceTransformer) -> str:
 
 
 def _quiet():
-    """Load reports and bars of transformers stay out of the way; its errors do not."""
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # load reports and bars of transformers
     logging.disable_progress_bar()
 
 
@@ -317,11 +262,8 @@ def _files(folder):
 
 def _checked(texts):
     """The texts as a list of strings with at least one word each."""
-    if isinstance(texts, str):
-        raise StudyError("texts is one string; give a list of strings")
-    texts = list(texts)
-    if not texts:
-        raise StudyError("there are no texts; give at least one")
+    if isinstance(texts, str) or not (texts := list(texts)):
+        raise StudyError("there are no texts; give a list of strings")
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise StudyError(f"text number {number} is {text!r:.60}; give a string with at least one word")
