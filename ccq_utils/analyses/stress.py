@@ -43,7 +43,8 @@ def score_budget(
 
     def fit(fitting):
         codecs = [_fitted(method, budget, fitting, one, study.profile.seed + n) for n, one in enumerate(chosen)]
-        return [FlippedCodec(codec, flipped, n) for n, codec in enumerate(codecs)] if flipped else codecs
+        damaged = [FlippedCodec(codec, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
+        return damaged if flipped else codecs
 
     weights = [fingerprint(*(part.detach().numpy() for part in one.parameters())) for one in chosen if one is not None]
     key = {"codec": method, "budget": budget, "decoders": weights, "made": len(chosen), "flipped": flipped}
