@@ -10,12 +10,8 @@ from typer.exceptions import TyperException
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import quiet_libraries
 
-app = typer.Typer(
-    help="A study of compressed concatenation of embedding models.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+plain = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+app = typer.Typer(help="A study of compressed concatenation of embedding models.", **plain)
 
 Profile = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="name or YAML file")]
 Model = Annotated[str, typer.Argument(metavar="DIR", help="what ccq fit saved")]

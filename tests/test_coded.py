@@ -85,11 +85,6 @@ def test_meta_describes_the_model(pipeline):
     assert mteb_model(pipeline, "someone/small", coded=False).mteb_model_meta.similarity_fn_name.value == "cosine"
 
 
-def test_name_without_organisation_is_an_error(pipeline):
-    with pytest.raises(StudyError, match="model name 'small' must be organisation/model"):
-        mteb_model(pipeline, "small")
-
-
 def test_queries_are_projected_documents_are_coded(pipeline):
     texts, form = ["rain and snow", "wind"], coded_model(pipeline)
     queries, documents = pipeline.model.encode_query(texts), pipeline.model.encode_document(texts)

@@ -82,9 +82,8 @@ def save_codes(path: Path, codes: np.ndarray, ids: list[str], marks: dict) -> No
     """Write packed codes and their ids to one safetensors file, with its own sha256.
 
     Args:
-        path: The file to write.
+        path, ids: The file to write, and one id per document, all different.
         codes: Shape (documents, bytes), uint8.
-        ids: One per document, all different.
         marks: Fingerprints of what made the codes, and what else should be kept with them.
     """
     path, ids = Path(path), [str(name) for name in ids]
@@ -111,12 +110,8 @@ def read_codes(path: Path) -> tuple[np.ndarray, list[str], dict]:
 def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]]:
     """Codes and ids of a file, or of a folder of parts in their order.
 
-    Args:
-        path: What ``ccq encode`` wrote.
-        marks: Fingerprints of the codec and the model at hand.
-
     Raises:
-        StudyError: Nothing there, a damaged file, an unfinished folder, or codes of another codec or model.
+        StudyError: Nothing there, a damaged file, an unfinished folder, or codes made with other ``marks``.
     """
     path = Path(path)
     if not path.is_dir():
@@ -141,9 +136,8 @@ def check_codes(codec, codes: np.ndarray) -> np.ndarray:
     """The codes as an array; raises ``StudyError`` where they are not uint8 of the codec's width."""
     codes, wanted = np.asarray(codes), codec.bytes_per_vector
     if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
-        raise StudyError(
-            f"codes are {codes.dtype} of shape {codes.shape}, this model's are uint8 of shape (n, {wanted})"
-        )
+        found = f"{codes.dtype} of shape {codes.shape}"
+        raise StudyError(f"codes are {found}, this model's are uint8 of shape (n, {wanted})")
     return codes
 
 

@@ -6,8 +6,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from ccq_utils.study.stats import MACRO
 from ccq_utils.study.study import Study
 
-TABLES = ("01_candidates", "01_single_scores", "05_at_48x")
-"""Tables with numbers for a card; those that a run has not written are left out."""
 ABOUT = ModelCardData(
     library_name="sentence-transformers",
     pipeline_tag="sentence-similarity",
@@ -43,7 +41,8 @@ def model_card(pipeline) -> str:
 
 def measured(study: Study) -> str:
     """What the profile's tables say of the selected members and of compressing their concat, as Markdown."""
-    tables = {name: study.read(name) for name in TABLES if (study.results / f"{name}.csv").is_file()}
+    names = ("01_candidates", "01_single_scores", "05_at_48x")
+    tables = {name: study.read(name) for name in names if (study.results / f"{name}.csv").is_file()}
     tasks = ", ".join(spec.name for spec in study.profile.tasks)
     parts = [f"## Measured in the study\n\nProfile `{study.profile.name}`, tasks {tasks}; means over tasks, nDCG@10."]
     if {"01_candidates", "01_single_scores"} <= set(tables):

@@ -10,7 +10,6 @@ from sentence_transformers.base.modules import Module
 from sentence_transformers.util import load_dir_path
 
 from ccq_utils.codecs import files
-from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.modules import hub_options, with_modules
 from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
 
@@ -74,14 +73,9 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
         name: ``organisation/model``.
         coded: Documents go through the codec; False scores the float vectors.
         about: Further fields of ``mteb.ModelMeta``, for example ``release_date``, ``license``, ``training_datasets``.
-
-    Raises:
-        StudyError: The name has no organisation.
     """
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 
-    if name.count("/") != 1:
-        raise StudyError(f"model name {name!r} must be organisation/model, as on the hub")
     model = coded_model(pipeline) if coded else pipeline.decoded()
     tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
     members = getattr(model[0], "members", [model])

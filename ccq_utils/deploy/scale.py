@@ -105,6 +105,7 @@ def encode_part(model: str, marks: dict[str, str], threads: int | None, device, 
 
 
 _loaded = lru_cache(maxsize=1)(CompressedModel.load)
+_file = "part-{:06d}.safetensors".format
 
 
 def _cut(texts: Path, part: int) -> Iterator[tuple[list[str], list[str]]]:
@@ -112,10 +113,6 @@ def _cut(texts: Path, part: int) -> Iterator[tuple[list[str], list[str]]]:
     rows = stream_texts(texts)
     while chunk := list(islice(rows, part)):
         yield [name for name, _ in chunk], [text for _, text in chunk]
-
-
-def _file(number):
-    return f"part-{number:06d}.safetensors"
 
 
 def _made_of(ids, texts):
@@ -142,7 +139,7 @@ def _is_done(path, marks, made_of):
         held = read_codes(path)[2] if path.is_file() else {}
     except StudyError as error:
         warnings.warn(f"{error}; it is made again", stacklevel=3)
-        held = {}
+        return False
     if held and (other := [name for name, mark in marks.items() if held.get(name) != mark]):
         raise StudyError(f"{path} holds codes of another {other[0]}; choose another folder, or delete it")
     return all(held.get(name) == value for name, value in made_of.items())
