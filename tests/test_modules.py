@@ -201,3 +201,19 @@ def test_models_saved_before_the_package_was_divided_still_load(model, saved, ho
         path.write_text(json.dumps(modules))
     assert f"{home}.modules.Decoder" in (saved / "modules.json").read_text()
     assert np.abs(load_model(saved).encode(TEXTS) - model.encode(TEXTS)).max() < 1e-6
+
+
+def test_a_module_path_that_leads_out_of_the_folder_is_refused(tmp_path, members):
+    members["static"].save_pretrained(str(tmp_path / "model"))
+    path = tmp_path / "model" / "modules.json"
+    entries = json.loads(path.read_text())
+    for outside in ("../other", "/etc"):
+        path.write_text(json.dumps([entries[0] | {"path": outside}]))
+        with pytest.raises(StudyError, match="leads out of its folder"):
+            load_model(tmp_path / "model")
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(tmp_path, members):
+    members["static"].save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(StudyError, match="device 'warp' cannot be used"):
+        load_model(tmp_path / "model", device="warp")

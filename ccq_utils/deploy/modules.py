@@ -203,7 +203,10 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     options |= {"backend": "torch", "trust_remote_code": False}
     config, entries = (_read_json(name, f"{file}.json", hub) for file in ("config_sentence_transformers", "modules"))
     modules = []
+    check_device(device)
     for entry in entries:
+        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
+            raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
         module_class = _module_class(name, entry["type"])
         with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
             modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
@@ -212,6 +215,15 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     model = kind(modules=modules, device=device, **{key: config.get(key) for key in names})
     model.module_kwargs = {str(at): entry["kwargs"] for at, entry in enumerate(entries) if entry.get("kwargs")} or None
     return model
+
+
+def check_device(device: str | None) -> None:
+    """One clear ``StudyError`` for a device that torch does not have here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
 
 
 def _read_json(name, file, hub):

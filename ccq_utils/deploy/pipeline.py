@@ -17,7 +17,7 @@ from ccq_utils.common.cache import digest, file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import writing_to
 from ccq_utils.common.progress import progress
-from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, load_model, with_modules
+from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, check_device, load_model, with_modules
 from ccq_utils.models import encoding
 
 MANIFEST = "pipeline.json"
@@ -96,6 +96,7 @@ class CompressedModel:
         made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
         if general:
             made.fit(study.concat("training"), study.concat("calibration"))
+        check_device(device)
         return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 
     def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
