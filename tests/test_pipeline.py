@@ -398,9 +398,8 @@ def test_the_readmes_five_lines_run_as_they_stand(home, texts, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["default", "wiki"])
-def test_card_holds_the_studys_numbers(home, texts, tmp_path, profile):
-    source = Path(__file__).resolve().parents[1] / "data" / "results" / profile
+def test_card_holds_the_studys_numbers(home, texts, tmp_path):
+    source = Path(__file__).resolve().parents[1] / "data" / "results" / "default"
     place = tmp_path / "out" / "results"
     shutil.copytree(source, place)
     selection = "step,member,weight,score\n1,wordllama,1,0.5\n2,lexical,0.5,0.6\n"
