@@ -107,6 +107,14 @@ def test_likely_causes_are_named(committed, capsys):
     assert "Likely causes: numpy 1 -> 2; threads 2 -> 1" in printed and "01_tasks [b, y]" in printed
 
 
+def test_a_verdict_beside_a_retention_is_that_of_its_difference():
+    row = {"method": "ours", "estimate": 0.9, "low": 0.8, "high": 0.95, "difference": -0.01, "difference_low": -0.02}
+    for high, word in ((-0.001, "close"), (-0.1, "DIFFERENT")):
+        row |= {"difference_high": high, "difference_low": high - 0.02}
+        old, new = (pd.DataFrame([row | {"verdict": verdict}]) for verdict in ("worse", "no difference seen"))
+        assert verify.compare(old, new, "07_peers")["status"].tolist() == [word]
+
+
 def test_a_table_on_one_side_only_is_different(committed):
     shutil.move(committed[1] / "results" / "03_table.csv", committed[1] / "results" / "03_young.csv")
     found = verify.verify("default", committed[1]).query("status == 'DIFFERENT'").set_index("table")["column"]

@@ -118,6 +118,8 @@ def _tolerance(row, column, scale):
 def _interval(row, column):
     """The interval that a number or verdict belongs to; NaN where it has none of its own."""
     stem = re.sub("(_?low|_?high|_?verdict)$", "", column)
+    if column == "verdict" and "difference_low" in row:  # of the difference that stands beside a retention
+        stem = "difference"
     names = ["low", "high"] if stem in ("", "estimate", "measured") else [f"{stem}_low", f"{stem}_high"]
     return [row.get(name, np.nan) for name in names]
 
