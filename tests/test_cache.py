@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
 from ccq_utils.codecs.percentile import make_codec
-from ccq_utils.common.cache import ARTIFACT_FILES, VERSION, Cache
+from ccq_utils.common.cache import MANIFEST, VERSION, Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.models.lexical import LexicalEncoder
 
@@ -57,9 +57,9 @@ def test_damaged_file_is_noticed_and_made_again(build, damage):
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"files": []}', '{"files": {"values.txt": "00"}}'])
 def test_foreign_folder_is_made_again(build, manifest):
     folder = build()
-    (folder / ARTIFACT_FILES).unlink()
+    (folder / MANIFEST).unlink()
     if manifest is not None:
-        (folder / ARTIFACT_FILES).write_text(manifest)
+        (folder / MANIFEST).write_text(manifest)
     with pytest.warns(UserWarning, match="damaged or foreign"):
         build()
     assert build.count == 2

@@ -11,7 +11,7 @@ def clock(monkeypatch):
     """A clock that stands still until a test moves it."""
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module._Log, "last", 0.0)
+    monkeypatch.setattr(module._log, "last", 0.0)
     monkeypatch.delenv("CCQ_PROGRESS", raising=False)
     return now
 

@@ -103,12 +103,13 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr("ccq_utils.data.profile.PROFILES", tmp_path / "notebooks" / "profiles")
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "build" / "default").mkdir(parents=True)
+    (tmp_path / "requirements.lock").touch()
     (tmp_path / "notebooks" / "profiles" / "default.yaml").write_text(PROFILE)
     source = tmp_path / "notebooks" / "01_a.ipynb"
     nbformat.write(published(executed_notebook(), "01_a"), source)
     nbformat.write(executed_notebook(stream("0.5\n")), tmp_path / "build" / "default" / "01_a.ipynb")
     job = runner.Run()
-    job.state["01_a"] = runner.NotebookState(job.input_hash(source), finished=True)
+    job.state["01_a"] = runner.NotebookState(job.input_hash(source))
     job._save_state()
     return source
 

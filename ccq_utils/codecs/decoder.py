@@ -115,7 +115,7 @@ def random_rotation(dims: int, seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0].astype(np.float32)
 
 
-@remembered(8)
+@remembered
 def principal_axes(vectors: np.ndarray) -> np.ndarray:
     """The vectors' main directions as columns, ``(D, D) float64``, those with the largest squared sum first.
 

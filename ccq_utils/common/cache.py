@@ -12,23 +12,21 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import wraps
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ccq_utils.common.files import writing_to
+from ccq_utils.common.files import write_atomically, writing_to
 
 VERSION = 3
 """Raise it by hand when a change of the code changes what is computed from the same inputs; a test holds known results."""
 LIBRARIES = "numpy scipy scikit-learn torch tokenizers transformers sentence-transformers model2vec faiss-cpu".split()
 """Libraries that decide numbers: another version of one computes everything anew."""
-ARTIFACT_FILES = "manifest.json"
+MANIFEST = "manifest.json"
 IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
 
 
@@ -52,23 +50,19 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def remembered(count: int):
+def remembered(function: Callable, count: int = 8) -> Callable:
     """Decorator of a function of one array: its last ``count`` results are kept, by what the array holds."""
+    held = {}
 
-    def decorate(function):
-        held = OrderedDict()
+    @functools.wraps(function)
+    def call(array):
+        key = fingerprint(array)
+        held[key] = held.pop(key) if key in held else function(array)
+        if len(held) > count:
+            del held[next(iter(held))]
+        return held[key]
 
-        @wraps(function)
-        def call(array):
-            key = fingerprint(array)
-            held[key] = held.pop(key) if key in held else function(array)
-            while len(held) > count:
-                held.popitem(last=False)
-            return held[key]
-
-        return call
-
-    return decorate
+    return call
 
 
 @functools.cache
@@ -78,16 +72,10 @@ def computed_by() -> dict:
 
 
 class Cache:
-    """A folder of artifacts (folders of files) and of embedding shards.
-
-    Parameters
-    ----------
-    folder : made when first written to
-    """
+    """A folder of artifacts (folders of files) and of embedding shards; made when first written to."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._intact_shards: set[tuple] = set()
 
     def artifact(self, kind: str, key: dict, build: Callable[[Path], None]) -> Path:
         """The folder that ``build(path)`` fills for ``key``; built only when it is not there intact."""
@@ -104,12 +92,9 @@ class Cache:
                 made = Path(scratch) / "artifact"
                 made.mkdir()
                 build(made)
-                files = {
-                    path.relative_to(made).as_posix(): file_digest(path)
-                    for path in sorted(made.rglob("*"))
-                    if path.is_file()
-                }
-                (made / ARTIFACT_FILES).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
+                paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+                files = {path.relative_to(made).as_posix(): file_digest(path) for path in paths}
+                (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
                 try:
                     made.replace(target)
                 except OSError:
@@ -125,35 +110,24 @@ class Cache:
     def add_shard(self, store: str, tensors: dict[str, np.ndarray]) -> None:
         """Append one shard to a store; its name is the hash of its bytes."""
         content = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})
-        folder = self.folder / "embeddings" / store
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f".{os.getpid()}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors")
+        name = f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        with write_atomically(self.folder / "embeddings" / store / name) as file:
+            file.write(content)
 
     def shards(self, store: str) -> Iterator:
         """Yield every intact shard of a store, memory-mapped: its ``get_tensor(name)`` reads one array from disk.
 
-        A damaged one is named, removed and thereby computed again. A shard is hashed once per process, and again when
-        its file has changed.
+        A damaged one is named, removed and thereby computed again.
         """
         for path in sorted((self.folder / "embeddings" / store).glob("*.safetensors")):
             facts = path.stat()
-            seen = (path, facts.st_size, facts.st_mtime_ns)
-            try:
-                if seen in self._intact_shards or file_digest(path)[:32] == path.stem:
-                    with safe_open(path, framework="numpy") as shard:
-                        self._intact_shards.add(seen)
-                        yield shard
-                    continue
-            except SafetensorError:
-                pass
-            warnings.warn(
-                f"embedding shard {path.name} of {store} is damaged or foreign; its texts are encoded again",
-                stacklevel=2,
-            )
-            path.unlink()
+            if _known_digest(path, facts.st_size, facts.st_mtime_ns)[:32] == path.stem:
+                with safe_open(path, framework="numpy") as shard:
+                    yield shard
+            else:
+                message = f"embedding shard {path.name} of {store} is damaged or foreign; its texts are encoded again"
+                warnings.warn(message, stacklevel=2)
+                path.unlink()
 
     def rows(self, count: int, dims: int) -> np.ndarray:
         """An empty ``(count, dims) float32`` array to be filled; a large one lies in a file that vanishes with it."""
@@ -167,9 +141,15 @@ class Cache:
                 return np.asarray(np.memmap(file, dtype=np.float32, shape=(count, dims)))
 
 
+@functools.cache
+def _known_digest(path, size, changed):
+    """A shard is hashed once per process, and again when its size or time has changed."""
+    return file_digest(path)
+
+
 def _intact(folder):
     try:
-        files = json.loads((folder / ARTIFACT_FILES).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text())["files"]
         return all(file_digest(folder / name) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

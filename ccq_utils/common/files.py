@@ -21,11 +21,7 @@ def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
     """Open a hidden file beside ``path`` for writing; at the end of the block it takes the place of ``path``.
 
     If the block fails, ``path`` stays as it was. Missing folders are made. ``file.name`` is for libraries that want a
-    path: ``faiss.write_index(index, file.name)``. It has no suffix of its own, so name the format where one is guessed.
-
-    Args:
-        path: The file to write.
-        mode: ``"wb"`` for bytes, ``"w"`` for UTF-8 text with ``\\n`` at the end of each line.
+    path; it has no suffix, so name the format where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
 
     Raises:
         StudyError: The disk is full, or the folder is not writable.
@@ -53,11 +49,9 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise StudyError(
-                f"the disk of {folder} is full; free space and run again: what is finished is kept"
-            ) from error
-        if error.errno in NOT_WRITABLE:
-            raise StudyError(
-                f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
-            ) from error
-        raise
+            problem = f"the disk of {folder} is full; free space and run again: what is finished is kept"
+        elif error.errno in NOT_WRITABLE:
+            problem = f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
+        else:
+            raise
+        raise StudyError(problem) from error

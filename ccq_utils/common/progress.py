@@ -8,26 +8,39 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 EVERY = 60.0
 """Seconds between two lines of a log."""
+_log = SimpleNamespace(depth=0, last=-EVERY)
+"""How many steps are under way, one within the other; when the last line was written."""
 
 
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterator:
-    """Yield ``items`` and show how many of how many are done, and how long the rest will take.
-
-    Args:
-        items: What to go through.
-        description: What is being done, such as ``"encoding with minilm"``.
-        total: How many items there are, where ``len(items)`` does not say.
-    """
+    """Yield ``items`` and show how many of ``total`` (else ``len(items)``) are done, and how long the rest will take."""
     total = len(items) if total is None and hasattr(items, "__len__") else total
-    if "CCQ_PROGRESS" not in os.environ and (sys.stderr.isatty() or _in_notebook()):
+    if "CCQ_PROGRESS" not in os.environ and (sys.stderr.isatty() or "ipykernel.kernelapp" in sys.modules):
         from tqdm.auto import tqdm
 
         yield from tqdm(items, desc=description, total=total, leave=False)
-    else:
-        yield from _in_lines(items, description, total)
+        return
+    started, of = time.monotonic(), "" if total is None else f" of {total}"
+    _log.depth += 1
+    try:
+        _say(f"{description}: 0{of}", now=_log.depth == 1)  # a step within another one is silent for a minute
+        done, elapsed = 0, 0.0
+        for done, item in enumerate(items, start=1):
+            yield item
+            elapsed = time.monotonic() - started
+            left = f", {clock(elapsed / done * (total - done))} left" if total else ""
+            _say(f"{description}: {done}{of}, elapsed {clock(elapsed)}{left}")
+        if elapsed > EVERY:
+            _say(f"{description}: done, {done}{of}, elapsed {clock(elapsed)}", now=True)
+    finally:
+        _log.depth -= 1
+        if _log.depth == 0 and "CCQ_PROGRESS" in os.environ:
+            Path(os.environ["CCQ_PROGRESS"]).write_text("")
 
 
 def quiet_libraries() -> None:
@@ -40,50 +53,11 @@ def clock(seconds: float | None) -> str:
     return "?" if seconds is None else "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
-def _in_lines(items, description, total):
-    """A step within another one speaks only when a minute has passed without a line."""
-    started = time.monotonic()
-    of = "" if total is None else f" of {total}"
-    _Log.depth += 1
-    try:
-        _Log.say(f"{description}: 0{of}", now=_Log.depth == 1)
-        done = 0
-        for done, item in enumerate(items, start=1):
-            yield item
-            elapsed = time.monotonic() - started
-            left = f", {clock(elapsed / done * (total - done))} left" if total else ""
-            _Log.say(f"{description}: {done}{of}, elapsed {clock(elapsed)}{left}")
-        if time.monotonic() - started > EVERY:
-            _Log.say(f"{description}: done, {done}{of}, elapsed {clock(time.monotonic() - started)}", now=True)
-    finally:
-        _Log.depth -= 1
-        if _Log.depth == 0:
-            _Log.clear()
-
-
-class _Log:
-    """Where lines go. ``depth`` counts the steps that are under way."""
-
-    depth, last = 0, -EVERY
-
-    @classmethod
-    def say(cls, line: str, now: bool = False) -> None:
-        file = os.environ.get("CCQ_PROGRESS")
-        if not (now or time.monotonic() - cls.last >= (1.0 if file else EVERY)):
-            return
-        cls.last = time.monotonic()
+def _say(line, now=False):
+    file = os.environ.get("CCQ_PROGRESS")
+    if now or time.monotonic() - _log.last >= (1.0 if file else EVERY):
+        _log.last = time.monotonic()
         if file:
-            with open(file, "w", encoding="utf-8") as current:
-                current.write(line)
+            Path(file).write_text(line, encoding="utf-8")
         else:
             print(line, file=sys.stderr, flush=True)
-
-    @classmethod
-    def clear(cls) -> None:
-        if file := os.environ.get("CCQ_PROGRESS"):
-            open(file, "w", encoding="utf-8").close()
-
-
-def _in_notebook():
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return type(shell).__name__ == "ZMQInteractiveShell"

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from ccq_utils.common import paths
-from ccq_utils.common.environment import environment
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.paths import shown
 from ccq_utils.common.progress import clock
@@ -12,50 +11,40 @@ from ccq_utils.models.encoding import precision_here
 
 NAME = "run_report.json"
 CLAIMS = "07_claims.csv"
-CLAIM_COLUMNS = ["claim", "statement", "measured", "low", "high", "verdict"]
 
 
 def read(results: Path) -> dict:
     """The report in a results folder; empty where there is none or it cannot be read."""
     try:
-        report = json.loads((results / NAME).read_text(encoding="utf-8"))
+        return json.loads((results / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
 
 
-def write(job, source: dict, executed: list[str], seconds: float, empty_cache: bool) -> None:
-    """Write the report of a ``runner.Run``.
+def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bool) -> None:
+    """Write the report of a ``runner.Run`` that took ``seconds`` and did not skip the notebooks ``executed``.
 
-    A run is *cold* if its cache was empty and no notebook was skipped. Times that are stated anywhere come from
-    ``cold_run``, the last such run; later runs hand it on.
-
-    Args:
-        job: The run.
-        source: What ``source_version`` said at the start.
-        executed: Notebooks that were not skipped.
-        seconds: What the whole run took.
-        empty_cache: Whether the cache was empty at the start.
+    A run is *cold* if its cache was empty at the start and no notebook was skipped. Times that are stated anywhere come
+    from ``cold_run``, the last such run; later runs hand it on. ``about`` is what ``environment`` said at the start.
     """
     notebooks = [
         {
-            "name": path.stem,
-            "seconds": job.state[path.stem].seconds,
-            "peak_memory_mb": job.state[path.stem].peak_memory_mb,
-            "skipped": path.stem not in executed,
+            "name": name,
+            "seconds": state.seconds,
+            "peak_memory_mb": state.peak_memory_mb,
+            "skipped": name not in executed,
         }
-        for path in job.notebooks
-        if path.stem in job.state and job.state[path.stem].finished
+        for name, state in ((path.stem, job.state.get(path.stem)) for path in job.notebooks)
+        if state
     ]
-    report = {"profile": job.profile.name, "seed": job.profile.seed, **source, **environment()}
+    report = {"profile": job.profile.name, "seed": job.profile.seed, **about}
     report["precision"] = precision_here(job.profile.precision)
     report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
-    report["seconds"] = round(seconds, 1)
-    report["notebooks"] = notebooks
+    report |= {"seconds": round(seconds, 1), "notebooks": notebooks}
     if report["cold"]:
-        about = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
+        report["cold_run"] = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
         times = {each["name"]: [each["seconds"], each["peak_memory_mb"]] for each in notebooks}
-        report["cold_run"] = about | {"notebooks": times}
+        report["cold_run"]["notebooks"] = times
     else:
         report["cold_run"] = read(job.results).get("cold_run")
     report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
@@ -65,11 +54,9 @@ def write(job, source: dict, executed: list[str], seconds: float, empty_cache: b
 
 def expected_seconds(job, name: str) -> float | None:
     """Seconds that the notebook took in the last report of this profile, here or in the checkout."""
-    for folder in (job.results, paths.results_folder(job.profile.name)):
-        for entry in read(folder).get("notebooks", []):
-            if entry["name"] == name:
-                return entry["seconds"]
-    return None
+    reports = [read(folder) for folder in (job.results, paths.results_folder(job.profile.name))]
+    found = [each["seconds"] for report in reports for each in report.get("notebooks", []) if each["name"] == name]
+    return found[0] if found else None
 
 
 def show(job) -> None:
@@ -81,12 +68,9 @@ def show(job) -> None:
     print(f"\nProfile {job.profile.name}: done in {clock(report['seconds'])} ({how}).\n")
     for label, folder in (("executed notebooks", job.executed), ("tables", job.results), ("figures", job.figures)):
         print(f"  {label:<19}{shown(folder)}")
-    notebooks = pd.DataFrame(report["notebooks"])
-    if len(notebooks):
-        notebooks["skipped"] = notebooks["skipped"].map({True: "yes", False: "no"})
-        titles = {"name": "notebook", "peak_memory_mb": "peak MB"}
-        print(f"\n{notebooks.rename(columns=titles).to_string(index=False)}")
+    notebooks = pd.DataFrame(report["notebooks"]).rename(columns={"name": "notebook", "peak_memory_mb": "peak MB"})
+    print(f"\n{notebooks.to_string(index=False, formatters={'skipped': {True: 'yes', False: 'no'}.get})}")
     if (job.results / CLAIMS).is_file():
-        claims = pd.read_csv(job.results / CLAIMS)
-        claims = claims[[name for name in CLAIM_COLUMNS if name in claims]]
+        columns = ["claim", "statement", "measured", "low", "high", "verdict"]
+        claims = pd.read_csv(job.results / CLAIMS)[columns]
         print(f"\n{claims.to_string(index=False, max_colwidth=60, float_format='{:.3f}'.format)}")

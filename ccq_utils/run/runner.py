@@ -25,7 +25,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 
-from ccq_utils.common import environment, files, paths
+from ccq_utils.common import files, paths
+from ccq_utils.common.cache import file_digest
+from ccq_utils.common.environment import environment
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import EVERY, clock, quiet_libraries
 from ccq_utils.data.profile import load_profile, profile_path
@@ -41,16 +43,11 @@ QUIET = {
 }
 
 
-class NotebookFailed(Exception):
-    """A notebook did not finish; the message is ready to print."""
-
-
 @dataclass
 class NotebookState:
-    """A notebook's last run: ``seconds`` of wall time, peak resident memory in MB (1e6 bytes), sha256 per table."""
+    """A notebook's last whole run: ``seconds`` of wall time, peak resident memory in MB (1e6 bytes), sha256 per table."""
 
     hash: str
-    finished: bool = False
     seconds: float = 0.0
     peak_memory_mb: float | None = None
     tables: dict[str, str] = field(default_factory=dict)
@@ -60,14 +57,13 @@ class Run:
     """One profile's notebooks, folders and the state that is kept between calls.
 
     Raises:
-        StudyError: An unknown or invalid profile, no notebooks, or a folder that cannot be written.
+        StudyError: An unknown or invalid profile, or no notebooks.
     """
 
     def __init__(self, profile: str = "default", output: str = ""):
-        by_path = Path(profile).suffix in (".yaml", ".yml")
         self.profile = load_profile(profile)
-        self.output = str(Path(output).resolve()) if output else ""
-        self.parameters = {"profile": str(profile_path(profile)) if by_path else profile, "output": self.output}
+        given = str(profile_path(profile)) if Path(profile).suffix in (".yaml", ".yml") else profile
+        self.parameters = {"profile": given, "output": str(Path(output).resolve()) if output else ""}
         self.results = paths.results_folder(self.profile.name, output)
         self.figures = paths.figures_folder(self.profile.name, output)
         self.executed = paths.executed_folder(self.profile.name, output)
@@ -75,7 +71,13 @@ class Run:
         if not self.notebooks:
             raise StudyError(f"no notebooks NN_*.ipynb in {paths.NOTEBOOKS}; run from a whole checkout")
         self.state_file = self.executed / "run_state.json"
-        self.state = self._load_state()
+        try:
+            self.state = TypeAdapter(dict[str, NotebookState]).validate_json(self.state_file.read_bytes())
+        except OSError:  # nothing has been run yet
+            self.state = {}
+        except ValidationError:
+            _say(f"{paths.shown(self.state_file)} is damaged; all notebooks count as not run")
+            self.state = {}
 
     def choose(self, only: str = "") -> list[Path]:
         """All notebooks, or the one that ``only`` names by number ("3", "03") or by full name."""
@@ -87,117 +89,83 @@ class Run:
 
     def input_hash(self, notebook: Path) -> str:
         """sha256 over what a notebook is made from: code, profile, package, lock, tables of earlier notebooks."""
-        code = [(cell.source, cell.metadata.get("tags", [])) for cell in code_cells(read_notebook(notebook))]
         package = Path(__file__).parents[1]
-        modules = {path.relative_to(package): path for path in sorted(package.rglob("*.py"))}
+        modules = {path.relative_to(package): path for path in package.rglob("*.py")}
         parts = {
-            "code": code,
+            "code": [(cell.source, cell.metadata.get("tags", [])) for cell in code_cells(read_notebook(notebook))],
             "profile": self.profile.model_dump_json(),
-            "package": {str(name): _sha256(path) for name, path in modules.items() if name.parts[0] not in NOT_HASHED},
-            "lock": _sha256(paths.ROOT / "requirements.lock"),
+            "package": {str(name): file_digest(modules[name]) for name in modules if name.parts[0] not in NOT_HASHED},
+            "lock": file_digest(paths.ROOT / "requirements.lock"),
             "tables": {path.stem: self.tables(path) for path in self.notebooks if path.name < notebook.name},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def tables(self, notebook: Path) -> dict[str, str]:
         """File name to sha256 of the tables that a notebook wrote."""
-        found = sorted(self.results.glob(f"{notebook.name[:2]}_*"))
-        return {path.name: _sha256(path) for path in found if path.is_file()}
+        return {path.name: file_digest(path) for path in sorted(self.results.glob(f"{notebook.name[:2]}_*"))}
 
     def up_to_date(self, notebook: Path) -> bool:
         """Whether running the notebook again would change nothing."""
         state = self.state.get(notebook.stem)
-        return (
-            state is not None
-            and state.finished
-            and (self.executed / notebook.name).is_file()
-            and state.hash == self.input_hash(notebook)
-            and state.tables == self.tables(notebook)
-        )
+        if state is None or not (self.executed / notebook.name).is_file():
+            return False
+        return (state.hash, state.tables) == (self.input_hash(notebook), self.tables(notebook))
 
     def execute(self, notebook: Path) -> None:
         """Run one notebook and record it."""
-        state = self.state[notebook.stem] = NotebookState(self.input_hash(notebook))
+        inputs = self.input_hash(notebook)
+        self.state.pop(notebook.stem, None)
         self._save_state()
-        started = time.monotonic()
-        expected = run_report.expected_seconds(self, notebook.stem)
-        with Watch(notebook.stem, len(read_notebook(notebook).cells) + 1, expected) as watch:
-            try:
-                papermill.execute_notebook(
-                    notebook,
-                    self.executed / notebook.name,
-                    parameters=self.parameters,
-                    kernel_name="python3",
-                    language="python",
-                    cwd=paths.NOTEBOOKS,
-                    progress_bar=False,
-                    extra_arguments=["--log-level=CRITICAL"],  # the kernel program logs into our progress lines
-                    on_cell_execute=watch.begin_cell,
-                    on_cell_executed=watch.end_cell,
-                )
-            except (PapermillExecutionError, DeadKernelError) as error:
-                raise NotebookFailed(self._explain(notebook, error)) from error
-        state.seconds = round(time.monotonic() - started, 1)
-        state.peak_memory_mb = watch.peak_memory_mb
-        state.tables = self.tables(notebook)
-        state.finished = True
+        before = run_report.expected_seconds(self, notebook.stem)
+        with Watch(notebook.stem, len(read_notebook(notebook).cells) + 1, before) as watch:
+            papermill.execute_notebook(
+                notebook,
+                self.executed / notebook.name,
+                parameters=self.parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=paths.NOTEBOOKS,
+                progress_bar=False,
+                extra_arguments=["--log-level=CRITICAL"],  # the kernel program logs into our progress lines
+                on_cell_execute=watch.begin_cell,
+                on_cell_executed=watch.end_cell,
+            )
+        seconds, peak = round(time.monotonic() - watch.since, 1), watch.peak_memory_mb
+        self.state[notebook.stem] = NotebookState(inputs, seconds, peak, self.tables(notebook))
         self._save_state()
-        memory = "" if state.peak_memory_mb is None else f", {state.peak_memory_mb:.0f} MB"
-        _say(f"{notebook.stem}: done, elapsed {clock(state.seconds)}{memory}")
+        _say(f"{notebook.stem}: done, elapsed {clock(seconds)}{f', {peak:.0f} MB' if peak else ''}")
 
-    def check_writable(self) -> None:
-        """Make the folders; raise ``StudyError`` where one cannot be written."""
-        for folder in (self.executed, self.results, self.figures):
-            with files.write_atomically(folder / ".write_probe") as probe:
-                probe.write(b"probe")
-            (folder / ".write_probe").unlink()
-
-    def _load_state(self):
-        try:
-            return TypeAdapter(dict[str, NotebookState]).validate_json(self.state_file.read_bytes())
-        except OSError:  # nothing has been run yet
-            return {}
-        except ValidationError:
-            _say(f"{paths.shown(self.state_file)} is damaged; all notebooks count as not run")
-            return {}
+    def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
+        """What went wrong, in lines to print."""
+        if isinstance(error, DeadKernelError):
+            problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile"
+        else:
+            message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
+            kind = "" if error.ename == "StudyError" else f"{error.ename}: "
+            problem = f"cell [{error.exec_count}] failed: {error.source.strip().splitlines()[0]}\n  {kind}{message}"
+        executed = paths.shown(self.executed / notebook.name)
+        return f"{notebook.stem}: {problem}\n  so far: {executed}; earlier notebooks are kept"
 
     def _save_state(self):
         with files.write_atomically(self.state_file, "w") as file:
             json.dump({name: asdict(state) for name, state in self.state.items()}, file, indent=2)
 
-    def _explain(self, notebook, error):
-        if isinstance(error, DeadKernelError):
-            place = "the kernel died"
-            problem = "most likely out of memory; close programs, or use a smaller profile"
-        else:
-            lines = [line.strip() for line in error.source.splitlines() if line.strip()]
-            place = f"cell [{error.exec_count}] failed: {(lines or [''])[0]}"
-            message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
-            problem = message if error.ename == "StudyError" else f"{error.ename}: {message}"
-        executed = paths.shown(self.executed / notebook.name)
-        return f"{notebook.stem}: {place}\n  {problem}\n  so far: {executed}; earlier notebooks are kept"
-
 
 class Watch(threading.Thread):
     """Says how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
 
-    Args:
-        label: The notebook's name.
-        cells: How many it has.
-        expected: Seconds that it took before, if known; that run may have had a cache.
+    ``before`` is the seconds that it took in an earlier run, if known; that run may have had a cache.
     """
 
-    def __init__(self, label: str, cells: int, expected: float | None):
+    def __init__(self, label: str, cells: int, before: float | None):
         super().__init__(daemon=True)
-        self.label, self.cells, self.cell = label, cells, 0
-        self.before = f"last run took {clock(expected)}"
-        self.peak_memory_mb: float | None = None
+        self.label, self.cells, self.cell, self.peak_memory_mb = label, cells, 0, None
         self.since, self.ended, self.terminal = time.monotonic(), threading.Event(), sys.stderr.isatty()
+        self.folder = tempfile.TemporaryDirectory(prefix="ccq-")
+        _say(f"{label}: started, last run took {clock(before)}")
 
     def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="ccq-")
         os.environ["CCQ_PROGRESS"] = str(Path(self.folder.name) / "line")
-        _say(f"{self.label}: started, {self.before}")
         self.start()
         return self
 
@@ -229,20 +197,17 @@ class Watch(threading.Thread):
                 step = Path(os.environ["CCQ_PROGRESS"]).read_text(encoding="utf-8")
                 line += f"; {step}" if step else ""
             if self.terminal:
-                width = shutil.get_terminal_size().columns - 1
-                print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)
+                line = line[: shutil.get_terminal_size().columns - 1]
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             else:
                 _say(line)
 
 
 def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
-    """Run a profile's notebooks, or ``only`` one.
-
-    Returns:
-        The exit code: 0, 1 for a failed cell, 130 for Ctrl-C.
+    """Run a profile's notebooks, or ``only`` one; returns the exit code: 0, 1 for a failed cell, 130 for Ctrl-C.
 
     Raises:
-        StudyError: As ``Run`` does; an unknown notebook; a full disk.
+        StudyError: As ``Run`` does; an unknown notebook; a full disk; a folder that cannot be written.
     """
     os.environ.update(QUIET)
     quiet_libraries()
@@ -250,9 +215,12 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
         logging.getLogger(name).setLevel(logging.CRITICAL)
     job = Run(profile, output)
     chosen = job.choose(only)
-    job.check_writable()
+    for folder in (job.executed, job.results, job.figures):
+        with files.write_atomically(folder / ".write_probe") as probe:
+            probe.write(b"probe")
+        (folder / ".write_probe").unlink()
     empty_cache = not any(paths.cache_folder().glob("*"))
-    source, started, executed = environment.source_version(), time.monotonic(), []
+    about, started, executed = environment(), time.monotonic(), []
     notebook = chosen[0]
     try:
         with files.writing_to(job.executed):
@@ -262,14 +230,13 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
                     continue
                 job.execute(notebook)
                 executed.append(notebook.stem)
-            run_report.write(job, source, executed, time.monotonic() - started, empty_cache)
+            run_report.write(job, about, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
-        _say(
-            f"interrupted in {notebook.stem}; finished notebooks are kept, the same command (no --force) resumes there"
-        )
+        kept = "finished notebooks are kept, the same command (no --force) resumes there"
+        _say(f"interrupted in {notebook.stem}; {kept}")
         return 130
-    except NotebookFailed as failure:
-        _say(f"ccq: {failure}")
+    except (PapermillExecutionError, DeadKernelError) as error:
+        _say(f"ccq: {job.explain(notebook, error)}")
         return 1
     run_report.show(job)
     return 0
@@ -287,10 +254,6 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """The cells that are run, without the parameters that papermill injects."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
-
-
-def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _say(text):
