@@ -4,9 +4,8 @@ A claim selects rows of the per-query scores of its notebook (``NN_scores.parque
 table. Scores of several seeds are averaged per query; how the estimate spreads over the seeds is reported.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
-from ccq_utils.study.stats import LEVEL, MACRO, Interval, bootstrap, holm, over_seeds, rank_correlation
+from ccq_utils.study.stats import FORMULAS, LEVEL, MACRO, Interval, compare, holm, over_seeds, rank_correlation
 
-CLAIMS_FILE = paths.ROOT / "data" / "claims.yaml"
 RESAMPLES = 2000
 
 
@@ -34,32 +32,31 @@ class Expectation(_Strict):
 
     @model_validator(mode="after")
     def _one(self):
-        if sum(given is not None for given in (self.above, self.below, self.within)) != 1:
+        if len(self.model_fields_set) != 1:
             raise ValueError("give one of above, below, within")
         return self
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The ends between which the interval must lie; infinite where there is none."""
+        low, high = (-np.inf if self.above is None else self.above, np.inf if self.below is None else self.below)
+        return self.within or (low, high)
+
     def holds(self, interval: Interval) -> bool:
         """Whether the whole interval lies where the claim expects it."""
-        if self.within:
-            return self.within[0] <= interval.low and interval.high <= self.within[1]
-        return interval.low > self.above if self.above is not None else interval.high < self.below
+        return self.bounds[0] < interval.low and interval.high < self.bounds[1]
 
     def fails(self, interval: Interval) -> bool:
         """Whether the whole interval lies where the claim says it cannot."""
-        if self.within:
-            return interval.low > self.within[1] or interval.high < self.within[0]
-        return interval.high < self.above if self.above is not None else interval.low > self.below
+        return interval.high < self.bounds[0] or self.bounds[1] < interval.low
 
     def p(self, interval: Interval) -> float:
         """p-value of the threshold; of the nearer bound for ``within`` (two one-sided tests)."""
-        if self.within:
-            return max(interval.p(bound) for bound in self.within)
-        return interval.p(self.above if self.above is not None else self.below)
+        return max(interval.p(bound) for bound in self.bounds if np.isfinite(bound))
 
     def __str__(self):
-        if self.within:
-            return f"within {self.within[0]:g} to {self.within[1]:g}"
-        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+        (kind,) = self.model_fields_set
+        return f"{kind} {' to '.join(f'{bound:g}' for bound in self.bounds if np.isfinite(bound))}"
 
 
 class Measurement(_Strict):
@@ -86,13 +83,11 @@ class Measurement(_Strict):
     @model_validator(mode="after")
     def _complete(self):
         needed = {
-            "difference": ("measured", "reference"),
-            "retention": ("measured", "reference"),
-            "retention difference": ("measured", "reference", "other", "other_reference"),
-            "correlation": ("table", "x", "y"),
-            "seeds": ("table", "y"),
-        }[self.statistic]
-        if missing := [key for key in needed if not getattr(self, key)]:
+            "retention difference": "measured reference other other_reference",
+            "correlation": "table x y",
+            "seeds": "table y",
+        }.get(self.statistic, "measured reference")
+        if missing := [key for key in needed.split() if not getattr(self, key)]:
             raise ValueError(f"a test by {self.statistic} needs {', '.join(missing)}")
         return self
 
@@ -136,31 +131,25 @@ class Claim(_Strict):
         return f"{self.reproduced}; partly: {self.partly}" if self.partly else str(self.reproduced)
 
 
-def load_claims(path: Path = CLAIMS_FILE) -> list[Claim]:
+def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]:
     """The claims in the file's order.
 
     Raises:
         StudyError: the file is missing, not YAML, or an entry is malformed; the message names entry and key.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-        claims = TypeAdapter(list[Claim]).validate_python(entries)
+        return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise StudyError(f"{path.name} is missing; run from a whole checkout") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise StudyError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise StudyError(f"{path.name}, entry {place}: {problem['msg']}") from error
-    names = [claim.id for claim in claims]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise StudyError(f"{path.name} names a claim twice: {twice}")
-    return claims
 
 
-@dataclass(frozen=True)
-class Ruling:
+class Ruling(NamedTuple):
     """What came out for one claim: the interval over tasks and queries, one per task, the seeds' spread, the verdict."""
 
     claim: Claim
@@ -185,17 +174,14 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
     """
     scores = {notebook: read_scores(results, notebook) for notebook in {claim.notebook for claim in claims}}
     measured = [_measure(claim, results, scores[claim.notebook], seed) for claim in claims]
-    p_values = np.ones(len(claims))
-    for notebook in {claim.notebook for claim in claims}:
-        family = [
-            index
-            for index, (claim, found) in enumerate(zip(claims, measured, strict=True))
-            if claim.notebook == notebook and found[0] is not None
-        ]
-        p_values[family] = holm([claims[index].reproduced.p(measured[index][0]) for index in family])
+    p_values = [
+        claim.reproduced.p(found[0]) if found[0] else np.nan for claim, found in zip(claims, measured, strict=True)
+    ]
+    notebooks = pd.Series([claim.notebook for claim in claims])
+    corrected = pd.Series(p_values, dtype=float).dropna().groupby(notebooks).transform(holm)
     return [
-        Ruling(claim, *found, *_verdict(claim, found[0], found[1], p))
-        for claim, found, p in zip(claims, measured, p_values, strict=True)
+        Ruling(claim, *found, *_verdict(claim, *found[:2], corrected.get(number)))
+        for number, (claim, found) in enumerate(zip(claims, measured, strict=True))
     ]
 
 
@@ -218,83 +204,56 @@ def _verdict(claim, interval, by_task, p):
         return "partly", f"only on {', '.join(supports)}"
     if expects.within:
         return "not reproduced", "the interval reaches past the margin"
-    at_zero = 0 in (expects.above, expects.below)
-    return "not reproduced", "no difference seen" if at_zero else "the interval holds the threshold"
+    return "not reproduced", "no difference seen" if 0 in expects.bounds else "the interval holds the threshold"
 
 
 def _measure(claim, results, scores, seed):
     """Interval over all tasks, intervals by task, number of seeds, spread over them."""
     test, nothing = claim.test, (None, {}, 0, np.nan)
-    if test.statistic in ("correlation", "seeds"):
+    if test.table:
         path = results / f"{test.table}.csv"
         if not path.is_file():
             return nothing
-        table = pd.read_csv(path)
-        for column, value in test.rows.items():
-            table = table[table[column] == value]
+        table = _matching(pd.read_csv(path), test.rows)
         if test.statistic == "correlation":
             pairs = table[test.pairs] if test.pairs else None
             return rank_correlation(table[test.x], table[test.y], pairs, RESAMPLES, seed), {}, 1, np.nan
-        values = table[test.y].to_numpy(float)
-        interval = over_seeds(values)
-        return (interval, {}, len(values), float(values.std(ddof=1))) if interval else nothing
+        interval = over_seeds(table[test.y])
+        return (interval, {}, len(table), table[test.y].std()) if interval else nothing
     runs = [_select(scores, chosen, claim.id) for chosen in test.selections]
-    if not all(len(run) for run in runs):
+    if any(run.empty for run in runs):
         return nothing
-    tasks = list(dict.fromkeys(runs[0].index.get_level_values("task")))
-    values = {task: [run.loc[task].to_numpy(float) for run in runs] for task in tasks}  # (queries, seeds) each
+    values = {task: [run.loc[task].to_numpy(float) for run in runs] for task in runs[0].index.unique("task")}
     if any(len({len(each) for each in found}) > 1 for found in values.values()):
         raise StudyError(f"claim {claim.id}: what it compares was not scored on the same queries")
-    means = {task: [each.mean(axis=1) for each in found] for task, found in values.items()}
+    runs = [{task: found[number] for task, found in values.items()} for number in range(len(runs))]
+    found = compare(FORMULAS[test.statistic], runs, RESAMPLES, seed)
+    intervals = {task: interval for task, (interval, _) in found.items()}
+    overall = found.get(MACRO, next(iter(found.values())))
+    intervals.pop(MACRO, None)
+    return overall[0], intervals, max(one.shape[1] for run in runs for one in run.values()), overall[1]
 
-    def statistics(task, weights):
-        return _statistic(test.statistic, [weights @ run for run in means[task]])[:, None]
 
-    sizes = {task: len(found[0]) for task, found in means.items()}
-    found = bootstrap(statistics, sizes, RESAMPLES, seed)
-    intervals = {
-        name: Interval(float(estimate[0]), float(low[0]), float(high[0]), queries)
-        for name, (_, estimate, low, high, queries) in found.items()
-    }
-    seeds = max(run.shape[1] for run in runs)
-    spread = np.nan
-    if seeds > 1:
-        each = [
-            np.mean(
-                [
-                    _statistic(test.statistic, [run[:, number % run.shape[1]].mean() for run in values[task]])
-                    for task in tasks
-                ]
-            )
-            for number in range(seeds)
-        ]
-        spread = float(np.std(each, ddof=1))
-    overall = intervals.pop(MACRO, None) or intervals[tasks[0]]
-    return overall, intervals, seeds, spread
+def _matching(table, chosen):
+    for column, value in chosen.items():
+        table = table[table[column] == value]
+    return table
 
 
 def _select(scores, chosen, claim):
     """The rows whose columns have the chosen values: index (task, query), a column per seed."""
     if not set(chosen) <= set(scores.columns):
         return pd.DataFrame()
-    rows = scores[np.logical_and.reduce([scores[column] == value for column, value in chosen.items()])]
+    rows = _matching(scores, chosen)
     if rows.duplicated(["task", "query", "seed"]).any():
         raise StudyError(f"claim {claim}: {chosen} selects more than one run; name further columns")
     return rows.pivot(index=["task", "query"], columns="seed", values="score")
 
 
-def _statistic(statistic, means):
-    if statistic == "difference":
-        return means[0] - means[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        retention = means[0] / means[1]
-        return retention if statistic == "retention" else retention - means[2] / means[3]
-
-
-def claims_table(rulings: list[Ruling]) -> pd.DataFrame:
-    """One row per claim: number, interval over tasks and queries, seeds, threshold, verdict and a note."""
+def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
+    """One row per claim whose runs notebooks ``first`` to ``last`` made: interval, seeds, threshold, verdict, note."""
     rows = []
-    for ruling in rulings:
+    for ruling in rule(results, [claim for claim in load_claims() if first <= claim.notebook[:2] <= last], seed):
         claim, interval = ruling.claim, ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
         row = {"claim": claim.id, "statement": claim.statement, "tested": str(claim.test)}
         row |= {"measured": interval.estimate, "low": interval.low, "high": interval.high, "expected": claim.expected}
@@ -303,20 +262,11 @@ def claims_table(rulings: list[Ruling]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
-    """``claims_table`` of the claims whose runs notebooks number ``first`` to ``last`` made, judged from a results folder."""
-    chosen = [claim for claim in load_claims() if first <= claim.notebook[:2] <= last]
-    return claims_table(rule(results, chosen, seed))
-
-
 def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
     """One row per claim and task: the number with its interval over that task's queries."""
-    rows = [
-        {"claim": ruling.claim.id, "task": task, **interval._asdict()}
-        for ruling in rule(results, load_claims(), seed)
-        for task, interval in ruling.by_task.items()
-    ]
-    return pd.DataFrame(rows, columns=["claim", "task", "estimate", "low", "high", "queries"])
+    rulings = rule(results, load_claims(), seed)
+    rows = [(ruling.claim.id, task, *interval) for ruling in rulings for task, interval in ruling.by_task.items()]
+    return pd.DataFrame(rows, columns=["claim", "task", *Interval._fields])
 
 
 def shown(table: pd.DataFrame):

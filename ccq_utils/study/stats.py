@@ -4,7 +4,6 @@ A table of scores has one row per query: ``task``, ``query``, ``seed``, ``score`
 (``method``, ``factor``, ``fitted_on`` ...). ``summarise`` turns it into estimates with paired bootstrap intervals.
 """
 
-import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,11 +13,16 @@ from scipy.stats import norm, spearmanr, t
 
 from ccq_utils.common.errors import StudyError
 
-STATISTICS = ("retention", "difference", "mean")
 MACRO = "macro mean"
 """What the column ``task`` says of the mean over tasks."""
 LEVEL = 0.05
 """What a corrected p-value must stay below for a difference to be called real."""
+FORMULAS = {
+    "retention": lambda ours, theirs: np.divide(ours, theirs),
+    "difference": lambda ours, theirs: ours - theirs,
+    "mean": lambda ours: ours,
+    "retention difference": lambda a, b, c, d: np.divide(a, b) - np.divide(c, d),
+}
 
 
 class Interval(NamedTuple):
@@ -58,10 +62,6 @@ def summarise(
 ) -> pd.DataFrame:
     """One row per group and task, and one for the mean over tasks where a group has several.
 
-    All groups share the same resamples of queries, so that every comparison is paired. The interval of the mean over tasks
-    draws the tasks with replacement, then queries within each drawn one (hierarchical bootstrap): it speaks of tasks like
-    these, not only of these.
-
     Args:
         scores: long table with ``task``, ``query``, ``seed``, ``score`` and the columns of ``by``; scores of several seeds
             are averaged per query.
@@ -69,7 +69,7 @@ def summarise(
         reference: long table that groups are held against, query by query; a column of ``by`` that it has as well must
             agree. None for the mean score itself.
         statistic: ``retention`` (ratio of the means), ``difference`` (of the means) or ``mean`` (no reference).
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap, which draws the same queries for all groups.
 
     Returns:
         ``task``, the columns of ``by``, ``ndcg_at_10`` (the mean score), ``estimate``, ``low``, ``high``, ``queries``,
@@ -78,145 +78,80 @@ def summarise(
     Raises:
         StudyError: an unknown statistic, fewer than two queries, or queries that the reference does not have.
     """
-    statistic = "mean" if reference is None else statistic
-    if statistic not in STATISTICS:
-        raise StudyError(f"unknown statistic {statistic!r}; accepted: {', '.join(STATISTICS)}")
+    formula = FORMULAS.get("mean" if reference is None else statistic)
+    if formula is None:
+        raise StudyError(f"unknown statistic {statistic!r}; accepted: {', '.join(FORMULAS)}")
     shared = [] if reference is None else [column for column in by if column in reference]
-    measured = _wide(scores, by)
-    references = None if reference is None else _wide(reference, shared)
-    seeds = _seed_means(scores, by)
-    rows = []
-    for tasks, keys in _groups_by_tasks(measured).items():
-        left = {task: _values(measured, task, keys) for task in tasks}
-        right = None
-        if references is not None:
-            chosen = [tuple(key[by.index(column)] for column in shared) for key in keys]
-            right = {task: _values(references, task, chosen, measured) for task in tasks}
-        rows += _rows(left, right, keys, by, statistic, resamples, seed, seeds)
-    order = {key: number for number, key in enumerate(measured.columns)}
-    rows.sort(key=lambda row: order[tuple(row[column] for column in by)])
+    references, rows = {} if reference is None else _groups(reference, shared), []
+    for key, ours in _groups(scores, by).items():
+        runs, agrees = [ours], tuple(key[by.index(column)] for column in shared)
+        if reference is not None:
+            if agrees not in references:
+                raise StudyError(f"the reference has no scores for {agrees}")
+            runs.append({task: _paired(task, one, references[agrees]) for task, one in ours.items()})
+        found = compare(formula, [{task: one.to_numpy() for task, one in run.items()} for run in runs], resamples, seed)
+        for name, (interval, spread) in found.items():
+            mean = np.mean([one.to_numpy().mean() for task, one in ours.items() if name in (task, MACRO)])
+            row = {"task": name, **dict(zip(by, key, strict=True)), "ndcg_at_10": mean} | interval._asdict()
+            row["seed_spread"] = spread
+            rows.append(row | ({"p": interval.p()} if statistic == "difference" and runs[1:] else {}))
     return pd.DataFrame(rows)
 
 
-def _wide(scores, by):
-    """Index (task, query), a column (tuple) per group; scores of several seeds averaged."""
-    keys = [scores[column] for column in by]
-    groups = pd.Series(list(zip(*keys, strict=True)) if keys else [()] * len(scores), index=scores.index, dtype=object)
-    codes, names = pd.factorize(groups)
-    table = pd.DataFrame(
-        {"task": scores["task"], "query": scores["query"], "group": codes, "score": scores["score"].astype(float)}
-    )
-    wide = table.groupby(["task", "query", "group"], sort=False, observed=True)["score"].mean().unstack("group")
-    wide = wide.reindex(scores["task"].unique(), level="task").sort_index(axis=1)
-    wide.columns = pd.Index(list(names), tupleize_cols=False)
-    return wide
-
-
-def _seed_means(scores, by):
-    """(task, *group) -> mean score of each seed."""
-    means = scores.groupby(["task", *by, "seed"], sort=False, observed=True)["score"].mean()
-    return {
-        key if isinstance(key, tuple) else (key,): part.to_numpy(float)
-        for key, part in means.groupby(level=list(range(len(by) + 1)), sort=False, observed=True)
-    }
-
-
-def _groups_by_tasks(wide):
-    """Tasks that a group was scored on -> such groups."""
+def _groups(scores, by):
+    """Group -> task -> a row per query and a column per seed."""
     found = {}
-    tasks = wide.index.unique("task")
-    held = {task: wide.loc[task].notna().any() for task in tasks}
-    for number, key in enumerate(wide.columns):
-        found.setdefault(tuple(task for task in tasks if held[task].iloc[number]), []).append(key)
+    for (task, *key), rows in scores.groupby(["task", *by], sort=False, observed=True):
+        table = rows.pivot(index="query", columns="seed", values="score").astype(float)
+        if len(table) < 2:
+            raise StudyError(f"task {task!r}: an interval needs at least two queries")
+        found.setdefault(tuple(key), {})[task] = table
     return found
 
 
-def _values(wide, task, keys, like=None):
-    """``(queries, groups)`` of one task."""
-    places = {key: number for number, key in enumerate(wide.columns)}
-    if missing := [key for key in keys if key not in places]:
-        raise StudyError(f"the reference has no scores for {missing[0]}")
-    found = wide.loc[task].iloc[:, [places[key] for key in keys]]
-    found = found[found.notna().any(axis=1)]
-    if like is not None:
-        wanted = like.loc[task].index[like.loc[task].notna().any(axis=1)]
-        if len(wanted.difference(found.index)):
-            raise StudyError(f"task {task!r}: a paired interval needs the same queries on both sides")
-        found = found.loc[wanted]
-    if len(found) < 2:
-        raise StudyError(f"task {task!r}: an interval needs at least two queries")
-    return found.to_numpy()
+def _paired(task, ours, references):
+    """The reference on the same queries, its seeds averaged."""
+    if task not in references or len(ours.index.difference(references[task].index)):
+        raise StudyError(f"task {task!r}: a paired interval needs the same queries on both sides")
+    return references[task].loc[ours.index].mean(axis=1).to_frame()
 
 
-def _combine(statistic, ours, theirs):
-    if statistic == "mean":
-        return ours
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return ours - theirs if statistic == "difference" else ours / theirs
+def compare(formula, runs: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, tuple[Interval, float]]:
+    """A formula of the runs' mean scores, per task and as ``MACRO`` (where there are several) its mean over tasks.
 
-
-def _rows(left, right, keys, by, statistic, resamples, seed, seeds):
-    """Rows of groups that were scored on the same tasks."""
-
-    def statistics(task, weights):
-        return _combine(statistic, weights @ left[task], None if right is None else weights @ right[task])
-
-    rows = []
-    for name, (members, estimates, lows, highs, queries) in bootstrap(
-        statistics, {task: len(found) for task, found in left.items()}, resamples, seed
-    ).items():
-        for number, key in enumerate(keys):
-            found = Interval(float(estimates[number]), float(lows[number]), float(highs[number]), queries)
-            theirs = None if right is None else [right[task][:, number].mean() for task in members]
-            row = {"task": name, **dict(zip(by, key, strict=True))}
-            row["ndcg_at_10"] = float(np.mean([left[task][:, number].mean() for task in members]))
-            row |= found._asdict() | {"seed_spread": _spread(statistic, [seeds[(t, *key)] for t in members], theirs)}
-            rows.append(row | ({"p": found.p()} if statistic == "difference" else {}))
-    return rows
-
-
-def bootstrap(statistics, sizes: dict[str, int], resamples: int, seed: int) -> dict[str, tuple]:
-    """Percentile intervals of any statistic of weighted queries, per task and for the mean over tasks.
+    The interval of the mean over tasks draws the tasks with replacement, then queries within each drawn one (hierarchical
+    bootstrap): it speaks of tasks like these, not only of these.
 
     Args:
-        statistics: function of a task and weights ``(resamples, queries)``, gives ``(resamples, groups)``.
-        sizes: task -> queries.
+        formula: function of as many means, or arrays of them, as there are runs.
+        runs: task -> scores ``(queries, seeds)``, of the same queries in each run; seeds are averaged per query.
 
     Returns:
-        Task (and ``MACRO`` where there are several) -> its tasks, estimates, low and high ends ``(groups,)``, queries.
+        Task -> percentile interval, standard deviation over seeds (NaN where there is one).
     """
-    tasks = list(sizes)
-    drawn = {
-        (task, slot): statistics(task, resample_weights(sizes[task], resamples, seed, slot))
-        for task, slot in itertools.product(tasks, range(len(tasks)))
-    }
-    whole = {task: statistics(task, np.full((1, sizes[task]), 1 / sizes[task]))[0] for task in tasks}
-    parts = {task: ([task], drawn[task, 0]) for task in tasks}
+    means = {task: [run[task].mean(axis=1) for run in runs] for task in runs[0]}
+    tasks = list(means)
+
+    def draw(task, slot):
+        weights = resample_weights(len(means[task][0]), resamples, seed, slot)
+        return formula(*(weights @ each for each in means[task]))
+
+    parts = {task: ([task], draw(task, 0)) for task in tasks}
     if len(tasks) > 1:
         picked = np.random.default_rng([seed, len(tasks)]).integers(len(tasks), size=(resamples, len(tasks)))
-        total = np.zeros_like(drawn[tasks[0], 0], dtype=float)
-        for slot, number in itertools.product(range(len(tasks)), range(len(tasks))):
-            chosen = picked[:, slot] == number
-            total[chosen] += drawn[tasks[number], slot][chosen]
-        parts[MACRO] = (tasks, total / len(tasks))
-    return {
-        name: (
-            members,
-            np.mean([whole[task] for task in members], axis=0),
-            *np.quantile(resampled, [0.025, 0.975], axis=0),
-            sum(sizes[task] for task in members),
-        )
-        for name, (members, resampled) in parts.items()
-    }
-
-
-def _spread(statistic, seeds, theirs):
-    """Standard deviation over seeds of the estimate, references as they are; NaN for one seed."""
-    if min(map(len, seeds)) < 2:
-        return np.nan
-    count = min(map(len, seeds))
-    each = [_combine(statistic, s[:count], None if theirs is None else theirs[n]) for n, s in enumerate(seeds)]
-    return float(np.mean(each, axis=0).std(ddof=1))
+        drawn = [np.choose(chosen, [draw(task, slot) for task in tasks]) for slot, chosen in enumerate(picked.T)]
+        parts[MACRO] = (tasks, np.mean(drawn, axis=0))
+    found = {}
+    for name, (members, resampled) in parts.items():
+        estimate = np.mean([formula(*(each.mean() for each in means[task])) for task in members])
+        queries = sum(len(means[task][0]) for task in members)
+        seeds = [
+            np.mean([formula(*(run[task][:, number % run[task].shape[1]].mean() for run in runs)) for task in members])
+            for number in range(max(run[task].shape[1] for run in runs for task in members))
+        ]
+        interval = Interval(float(estimate), *map(float, np.quantile(resampled, [0.025, 0.975])), queries)
+        found[name] = interval, float(np.std(seeds, ddof=1)) if len(seeds) > 1 else np.nan
+    return found
 
 
 def macro(table: pd.DataFrame) -> pd.DataFrame:
