@@ -18,20 +18,19 @@ Model = Annotated[str, typer.Argument(metavar="DIR", help="what ccq fit saved")]
 Codes = Annotated[str, typer.Argument(metavar="codes", help="what ccq encode wrote, file or folder")]
 Device = Annotated[str, typer.Option(help="where the models run: cpu, cuda, mps, ...")]
 Precision = Annotated[str, typer.Option(metavar="NAME", help="transformers compute in: float32, bfloat16 or auto")]
+Finished = Annotated[str, typer.Option(metavar="DIR", help="--output of a finished run")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code. What a user can mend becomes one line on stderr and exit code 2."""
     if not sys.stderr.isatty():
         quiet_libraries()
-    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return app(arguments, prog_name="ccq", standalone_mode=False) or 0
+        return app((sys.argv[1:] if arguments is None else arguments) or ["--help"], "ccq", standalone_mode=False) or 0
     except StudyError as problem:
         print(f"ccq: {problem}", file=sys.stderr)
     except TyperException as problem:  # a wrong option or argument
-        text = problem.format_message() if hasattr(problem, "format_message") else problem
-        print(f"ccq: {text}; ccq COMMAND --help shows what there is", file=sys.stderr)
+        print(f"ccq: {problem.format_message()}; ccq COMMAND --help shows what there is", file=sys.stderr)
     return 2
 
 
@@ -49,26 +48,16 @@ def run(
 
 
 @app.command()
-def verify(
-    profile: Profile = "default",
-    run: Annotated[str, typer.Option(metavar="DIR", help="a finished run's --output; runs anew without it")] = "",
-):
-    """Hold a run against the committed tables and claims."""
+def verify(profile: Profile = "default", run: Finished = ""):
+    """Hold a finished run, or without --run a new one, against the committed tables and claims."""
     from ccq_utils.common import paths
-    from ccq_utils.common.files import write_atomically
     from ccq_utils.data.profile import load_profile
     from ccq_utils.run import runner, verify
 
     name = load_profile(profile).name
     folder = Path(run or paths.BUILD / "verify" / name)
-    if not run and (code := runner.run(profile, force=True, output=str(folder))):
-        return code
-    found = verify.verify(name, folder)
-    code = verify.show(found, verify.causes(paths.results_folder(name), folder / "results"))
-    with write_atomically(folder / "verify.csv", "w") as file:
-        found.to_csv(file, index=False)
-    print(f"every row: {paths.shown(folder / 'verify.csv')}")
-    return code
+    code = 0 if run else runner.run(profile, force=True, output=str(folder))
+    return code or verify.show(name, folder)
 
 
 @app.command()
@@ -105,11 +94,9 @@ def fit(
     output: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
     profile: Profile = "default",
     codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "byte blocks",
-    bytes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="per text; a 48th of the floats without it")
-    ] = None,
+    bytes: Annotated[int | None, typer.Option(metavar="N", min=1, help="per text; else a 48th of the floats")] = None,
     texts: Annotated[str, typer.Option(metavar="JSONL", help="fit on these, not on the profile's training text")] = "",
-    run: Annotated[str, typer.Option(metavar="DIR", help="a finished run's --output; the checkout's without it")] = "",
+    run: Finished = "",
     device: Device = "cpu",
     precision: Precision = "float32",
 ):
@@ -136,9 +123,7 @@ def encode(
     part: Annotated[int, typer.Option(metavar="N", min=1, help="texts per part of a folder")] = 4096,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="per worker of a folder")] = None,
     address: Annotated[str, typer.Option(help="of Ray: local (started here), auto, host:port, ray://host:port")] = "",
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="of Ray; all that have room without it")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="of Ray; else all that have room")] = None,
     device: Device = "cpu",
     precision: Precision = "float32",
 ):

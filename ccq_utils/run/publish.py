@@ -19,16 +19,12 @@ from ccq_utils.run import report as run_report
 from ccq_utils.run.runner import Run, code_cells, read_notebook
 from ccq_utils.study.claims import load_claims
 
-BESIDE = ("wiki",)
-"""Profiles whose claims stand beside those of the published one in the README."""
-
-GOALS = "07_goals.csv"
+BESIDE = "wiki"
+"""The profile whose claims stand beside those of the published one in the README."""
 LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
-
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PICTURES = ("image/png", "image/jpeg")  # base64 is no text
 STATES = ("reproduced", "contradicted", "partly", "not decided", "not testable here")
 """What a text says of a claim, the most telling first."""
 
@@ -50,15 +46,18 @@ def publish(profile: str = "default") -> list[Path]:
         for cell in notebook.cells:
             cell.source = cell.source if cell.cell_type == "code" else with_times(cell.source, cold)
         texts[path] = nbformat.writes(notebook) + "\n"
-        size = len(texts[path].encode())
-        if size > LIMIT:
+        if (size := len(texts[path].encode())) > LIMIT:
             raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
     readme = paths.ROOT / "README.md"
     if readme.is_file():
-        folders = [paths.results_folder(name) for name in (profile, *BESIDE)]
-        text = with_times(readme.read_text(encoding="utf-8"), cold)
-        text = _between("claims", claims_markdown(folder / run_report.CLAIMS for folder in folders), text)
-        texts[readme] = _between("goals", goals_markdown(folder / GOALS for folder in folders), text)
+        text, folders = (
+            with_times(readme.read_text(encoding="utf-8"), cold),
+            [job.results, paths.results_folder(BESIDE)],
+        )
+        for name, table in (("claims", claims_markdown(folders)), ("goals", goals_markdown(folders))):
+            begin, end = f"<!-- {name} of the default profile -->\n", f"<!-- end of {name} -->"
+            text = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}{table}\n{end}", text, flags=re.DOTALL)  # noqa: B023
+        texts[readme] = text
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)
@@ -70,74 +69,69 @@ def with_times(text: str, cold: dict | None) -> str:
 
     ``study`` is the whole run, ``03`` a notebook, ``memory`` the most that one of them held; all of the last cold run.
     """
+    values = {}
+    if cold:
+        times = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
+        values = {name: f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in times.items()}
+        values["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
 
     def fill(marker):
-        notebooks = cold["notebooks"] if cold else {}
-        found = [seconds for name, (seconds, _) in notebooks.items() if name[:2] == marker[2]]
-        if not cold or (marker[2].isdecimal() and not found):
+        if marker[2] not in values:
             raise StudyError(f"no cold run tells time:{marker[2]}; CCQ_CACHE=build/cold ccq run --force makes one")
-        seconds = found[0] if found else cold["seconds"]
-        held = max(peak or 0 for _, peak in notebooks.values())
-        text = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-        return f"{marker[1]}{f'{held / 1000:.1f} GB' if marker[2] == 'memory' else text}{marker[3]}"
+        return f"{marker[1]}{values[marker[2]]}{marker[3]}"
 
     return re.sub(r"(<!-- time:(study|memory|\d\d) -->).*?(<!-- end -->)", fill, text)
 
 
-def _between(name, table, text):
-    """The text with a table put between its two markers; as it was where there is no table."""
-    markers = re.compile(rf"(<!-- {name} of the default profile -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-    return markers.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text) if table else text
+def _tables(folders, name, index):
+    """One table of several profiles, by profile."""
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    return {path.parent.name: pd.read_csv(path).set_index(index) for path in found}
 
 
-def goals_markdown(tables: Iterable[Path]) -> str:
+def _rows(head, rows):
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def goals_markdown(folders: Iterable[Path]) -> str:
     """Retention at each compression factor of several profiles: the goal, ours in both places, the best other."""
-    found = {path.parent.name: pd.read_csv(path).set_index("factor") for path in tables if path.is_file()}
-    if not found:
-        return ""
-    head = [f"`{name}`: {what}" for name in found for what in ("general text", "own corpus", "best other method")]
-    lines = [f"| compression | goal | {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) + 1)]
+    found, places = _tables(folders, "07_goals.csv", "factor"), ("general text", "own corpus")
+    head = [f"`{name}`: {what}" for name in found for what in (*places, "best other method")]
+    rows = []
     for factor, goal in next(iter(found.values()))["goal"].items():
-        cells = []
+        rows.append([f"{factor}x", f"{goal:g}"])
         for row in (table.loc[factor] for table in found.values() if factor in table.index):
-            ours = [row[fitted_on] for fitted_on in ("general text", "own corpus")]
-            cells += [f"**{kept:.3f}**" if kept >= goal else f"{kept:.3f}" for kept in ours]
-            cells.append(f"{row['best_other_retention']:.3f} ({row['best_other']})")
-        lines.append(f"| {factor}x | {goal:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows[-1] += [f"**{row[place]:.3f}**" if row[place] >= goal else f"{row[place]:.3f}" for place in places]
+            rows[-1].append(f"{row['best_other_retention']:.3f} ({row['best_other']})")
+    return "\n".join(_rows(["compression", "goal", *head], rows))
 
 
-def claims_markdown(tables: Iterable[Path]) -> str:
-    """The claims of several profiles side by side, a profile per column: number, interval, verdict."""
-    found = {path.parent.name: pd.read_csv(path).set_index("claim") for path in tables if path.is_file()}
-    if not found:
-        return ""
-    lines = [f"| claim | {' | '.join(f'`{name}`' for name in found)} |", "| --- |" + " --- |" * len(found)]
-    for claim, row in next(iter(found.values())).iterrows():
-        cells = [_cell(table.loc[claim]) if claim in table.index else "" for table in found.values()]
-        lines.append(f"| **{claim}** {row['statement']} ({row['expected']}) | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_summary(found)])
+def claims_markdown(folders: Iterable[Path]) -> str:
+    """The claims of several profiles, a profile per column: number, interval, verdict; then in words which ones hold."""
+    found = _tables(folders, run_report.CLAIMS, "claim")
+    rows, held = [], {}
+    sources = {claim.id: claim.source for claim in load_claims()}
+    for claim, about in next(iter(found.values())).iterrows():
+        beside = {name: table.loc[claim].fillna({"note": ""}) for name, table in found.items() if claim in table.index}
+        cells = [_cell(beside[name]) if name in beside else "" for name in found]
+        rows.append([f"**{claim}** {about['statement']} ({about['expected']})", *cells])
+        states = {name: _state(row) for name, row in beside.items()}
+        best = min(states.values(), key=STATES.index)
+        where = [f"`{name}`" for name, state in states.items() if state == best]
+        shown = claim if len(where) == len(found) else f"{claim} ({', '.join(where)})"
+        held.setdefault(_whose(sources[claim]), {}).setdefault(best, []).append(shown)
+    words = []
+    for whose, states in held.items():
+        parts = [f"{state}: {', '.join(states[state])}" for state in STATES if state in states]
+        words.append(f"* **{whose}**: {'; '.join(parts)}.")
+    return "\n".join([*_rows(["claim", *(f"`{name}`" for name in found)], rows), "", *words])
 
 
 def _cell(row):
-    note = f" ({row['note']})" if isinstance(row["note"], str) and row["note"] else ""
-    if pd.isna(row["measured"]):
-        return f"{row['verdict']}{note}"
-    return f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] **{row['verdict']}**{note}"
-
-
-def _summary(found):
-    """Which claims hold on which text, in words. Contradicted: the whole interval lies where the claim is not."""
-    groups = {claim.id: _whose(claim.source) for claim in load_claims()}
-    for whose in dict.fromkeys(groups.values()):
-        held = {words: [] for words in STATES}
-        for claim in (claim for claim in next(iter(found.values())).index if groups[claim] == whose):
-            states = {name: _state(table.loc[claim]) for name, table in found.items() if claim in table.index}
-            best = next(words for words in STATES if words in states.values())
-            where = [f"`{name}`" for name, state in states.items() if state == best]
-            held[best].append(claim if len(where) == len(found) else f"{claim} ({', '.join(where)})")
-        shown = [f"{words}: {', '.join(claims)}" for words, claims in held.items() if claims]
-        yield f"* **{whose}**: {'; '.join(shown)}."
+    note = f" ({row['note']})" if row["note"] else ""
+    number = f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
+    return f"{row['verdict']}{note}" if pd.isna(row["measured"]) else f"{number}**{row['verdict']}**{note}"
 
 
 def _whose(source):
@@ -147,17 +141,26 @@ def _whose(source):
 
 
 def _state(row):
-    """A verdict; one of "not reproduced" says either that the claim is contradicted or that the interval leaves it open."""
+    """A verdict; "not reproduced" without a note is contradicted: the whole interval lies where the claim is not."""
     if row["verdict"] != "not reproduced":
         return row["verdict"]
-    return "not decided" if isinstance(row["note"], str) and row["note"] else "contradicted"
+    return "not decided" if row["note"] else "contradicted"
 
 
 def with_outputs(source, executed, name: str):
-    """A notebook with the outputs of its run, without traces of the machine; raises ``StudyError`` as ``publish`` does."""
+    """A notebook with the outputs of its run, without traces of the machine; raises ``StudyError`` as ``publish`` does.
+
+    Adjacent pieces of one stream become one. Widgets are left out, whose state is gone with the kernel.
+    """
     source.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for count, (cell, ran) in enumerate(zip(code_cells(source), code_cells(executed), strict=True), start=1):
-        cell.execution_count, cell.outputs = count, _joined(ran.outputs)
+        cell.execution_count, cell.outputs = count, []
+        for output in ran.outputs:
+            last = cell.outputs[-1] if cell.outputs else {}
+            if output.output_type == "stream" and output.name == last.get("name"):
+                last.text += output.text
+            elif WIDGET not in output.get("data", {}) and (output.get("name") != "stderr" or output.text.strip()):
+                cell.outputs.append(output)
         for output in cell.outputs:
             _check(output, f"{name}, cell [{count}]")
             if "execution_count" in output:
@@ -165,26 +168,16 @@ def with_outputs(source, executed, name: str):
     return source
 
 
-def _joined(outputs):
-    """Adjacent pieces of one stream as one output; widgets are left out, whose state is gone with the kernel."""
-    joined = []
-    for output in outputs:
-        last = joined[-1] if joined else None
-        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
-            last.text += output.text
-        elif WIDGET not in output.get("data", {}) and (output.get("name") != "stderr" or output.text.strip()):
-            joined.append(output)
-    return joined
-
-
 def _check(output, place):
     if output.output_type == "error":
         raise StudyError(f"{place} ended in {output.ename}: {output.evalue}")
-    if output.output_type == "stream" and output.name == "stderr":
+    if output.get("name") == "stderr":
         raise StudyError(f"{place} wrote to stderr: {output.text.strip().splitlines()[0][:200]}")
     folders = sorted({str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"})
     machine = re.compile("|".join(rf"(?<![\w.]){re.escape(folder)}(?![\w-])" for folder in folders))
-    data = {kind: content for kind, content in output.get("data", {}).items() if kind not in PICTURES}
+    data = {
+        kind: content for kind, content in output.get("data", {}).items() if kind not in ("image/png", "image/jpeg")
+    }
     for text in [output.get("text", ""), *map(str, data.values())]:
         if found := machine.search(text):
             raise StudyError(f"{place} shows a path of this machine: {text[found.start() : found.end() + 40]!r}")
