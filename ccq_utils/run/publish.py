@@ -19,8 +19,6 @@ from ccq_utils.run import report as run_report
 from ccq_utils.run.runner import Run, code_cells, read_notebook
 from ccq_utils.study.claims import load_claims
 
-BESIDE = "wiki"
-"""The profile whose claims stand beside those of the published one in the README."""
 LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -50,14 +48,11 @@ def publish(profile: str = "default") -> list[Path]:
             raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
     readme = paths.ROOT / "README.md"
     if readme.is_file():
-        text, folders = (
-            with_times(readme.read_text(encoding="utf-8"), cold),
-            [job.results, paths.results_folder(BESIDE)],
-        )
-        for name, table in (("claims", claims_markdown(folders)), ("goals", goals_markdown(folders))):
-            begin, end = f"<!-- {name} of the default profile -->\n", f"<!-- end of {name} -->"
-            text = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}{table}\n{end}", text, flags=re.DOTALL)  # noqa: B023
-        texts[readme] = text
+        folders = [job.results, paths.results_folder("wiki")]
+        parts = {"claims": claims_markdown(folders), "goals": goals_markdown(folders)}
+        markers = re.compile("(<!-- (claims|goals) of the default profile -->\n).*?(<!-- end of)", re.DOTALL)
+        text = with_times(readme.read_text(encoding="utf-8"), cold)
+        texts[readme] = markers.sub(lambda found: f"{found[1]}{parts[found[2]]}\n{found[3]}", text)
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)
@@ -134,17 +129,17 @@ def _cell(row):
     return f"{row['verdict']}{note}" if pd.isna(row["measured"]) else f"{number}**{row['verdict']}**{note}"
 
 
-def _whose(source):
-    if "open question" in source or "next check" in source:
-        return "The paper's open questions and next checks"
-    return "The paper's claims" if source.startswith("paper") else "This study's own"
-
-
 def _state(row):
     """A verdict; "not reproduced" without a note is contradicted: the whole interval lies where the claim is not."""
     if row["verdict"] != "not reproduced":
         return row["verdict"]
     return "not decided" if row["note"] else "contradicted"
+
+
+def _whose(source):
+    if re.search("open question|next check", source):
+        return "The paper's open questions and next checks"
+    return "The paper's claims" if source.startswith("paper") else "This study's own"
 
 
 def with_outputs(source, executed, name: str):

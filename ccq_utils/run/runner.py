@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class Run:
         self.state.pop(notebook.stem, None)
         self._save_state()
         before = run_report.expected_seconds(self, notebook.stem)
-        with Watch(notebook.stem, len(read_notebook(notebook).cells) + 1, before) as watch:
+        with watched(notebook.stem, len(read_notebook(notebook).cells) + 1, before) as seen:
             papermill.execute_notebook(
                 notebook,
                 self.executed / notebook.name,
@@ -127,13 +128,15 @@ class Run:
                 cwd=paths.NOTEBOOKS,
                 progress_bar=False,
                 extra_arguments=["--log-level=CRITICAL"],  # the kernel program logs into our progress lines
-                on_cell_execute=watch.begin_cell,
-                on_cell_executed=watch.end_cell,
+                on_cell_execute=lambda cell_index, **_: seen.update(cell=cell_index + 1),
+                on_cell_executed=lambda **_: seen.update(peak=max(seen["peak"], _peak_memory())),
             )
-        seconds, peak = round(time.monotonic() - watch.since, 1), watch.peak_memory_mb
-        self.state[notebook.stem] = NotebookState(inputs, seconds, peak, self.tables(notebook))
+        state = NotebookState(inputs, round(time.monotonic() - seen["since"], 1), seen["peak"] or None)
+        state.tables = self.tables(notebook)
+        self.state[notebook.stem] = state
         self._save_state()
-        _say(f"{notebook.stem}: done, elapsed {clock(seconds)}{f', {peak:.0f} MB' if peak else ''}")
+        memory = f", {state.peak_memory_mb:.0f} MB" if state.peak_memory_mb else ""
+        _say(f"{notebook.stem}: done, elapsed {clock(state.seconds)}{memory}")
 
     def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
         """What went wrong, in lines to print."""
@@ -151,56 +154,38 @@ class Run:
             json.dump({name: asdict(state) for name, state in self.state.items()}, file, indent=2)
 
 
-class Watch(threading.Thread):
-    """Says how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
+@contextmanager
+def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
+    """Say how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
 
-    ``before`` is the seconds that it took in an earlier run, if known; that run may have had a cache.
+    Yields what is seen of it: ``cell``, counted from one; ``peak`` memory in MB, 0 where unknown; the time ``since`` when
+    it runs. ``before`` is the seconds that an earlier run took, if known; that run may have had a cache.
     """
+    seen, ended, terminal = {"cell": 0, "peak": 0.0, "since": time.monotonic()}, threading.Event(), sys.stderr.isatty()
 
-    def __init__(self, label: str, cells: int, before: float | None):
-        super().__init__(daemon=True)
-        self.label, self.cells, self.cell, self.peak_memory_mb = label, cells, 0, None
-        self.since, self.ended, self.terminal = time.monotonic(), threading.Event(), sys.stderr.isatty()
-        self.folder = tempfile.TemporaryDirectory(prefix="ccq-")
-        _say(f"{label}: started, last run took {clock(before)}")
-
-    def __enter__(self):
-        os.environ["CCQ_PROGRESS"] = str(Path(self.folder.name) / "line")
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.join()
-        os.environ.pop("CCQ_PROGRESS")
-        self.folder.cleanup()
-        if self.terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    def begin_cell(self, cell_index: int, **_) -> None:
-        """Called by nbclient."""
-        self.cell = cell_index + 1
-
-    def end_cell(self, **_) -> None:
-        """Called by nbclient. The kernel still lives, so Linux tells the most memory that it ever held."""
-        for child in psutil.Process().children():
+    def speak():
+        while not ended.wait(1 if terminal else EVERY):
+            line = f"{label}: cell {seen['cell']} of {cells}, elapsed {clock(time.monotonic() - seen['since'])}"
             with suppress(OSError):
-                status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
-                if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
-                    self.peak_memory_mb = max(self.peak_memory_mb or 0.0, round(int(peak[1]) * 1.024e-3, 1))
-
-    def run(self) -> None:
-        """Speak until the ``with`` block ends."""
-        while not self.ended.wait(1 if self.terminal else EVERY):
-            line = f"{self.label}: cell {self.cell} of {self.cells}, elapsed {clock(time.monotonic() - self.since)}"
-            with suppress(OSError):
-                step = Path(os.environ["CCQ_PROGRESS"]).read_text(encoding="utf-8")
+                step = file.read_text(encoding="utf-8")
                 line += f"; {step}" if step else ""
-            if self.terminal:
-                line = line[: shutil.get_terminal_size().columns - 1]
-                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+            if terminal:
+                _say(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="")
             else:
                 _say(line)
+
+    _say(f"{label}: started, last run took {clock(before)}")
+    with tempfile.TemporaryDirectory(prefix="ccq-") as folder:
+        file, speaker = Path(folder) / "line", threading.Thread(target=speak, daemon=True)
+        os.environ["CCQ_PROGRESS"] = str(file)
+        speaker.start()
+        try:
+            yield seen
+        finally:
+            ended.set()
+            speaker.join()
+            os.environ.pop("CCQ_PROGRESS")
+            _say("\r\033[K" if terminal else "", end="")
 
 
 def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
@@ -256,5 +241,15 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
-def _say(text):
-    print(text, file=sys.stderr, flush=True)
+def _peak_memory():
+    """The most MB that a kernel ever held; Linux tells it while the kernel lives."""
+    peaks = [0.0]
+    for child in psutil.Process().children():
+        with suppress(OSError):
+            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+            peaks += [round(int(peak) * 1.024e-3, 1) for peak in re.findall(r"VmHWM:\s+(\d+) kB", status)]
+    return max(peaks)
+
+
+def _say(text, end="\n"):
+    print(text, end=end, file=sys.stderr, flush=True)

@@ -135,12 +135,10 @@ def _row(table, about, status, column="", old=None, new=None):
 
 def edited(committed: Path) -> pd.DataFrame:
     """Whether committed tables are, byte by byte, those that the report of their run names."""
-    digests = run_report.read(committed).get("tables", {})
-    same = {name: (committed / name).is_file() and file_digest(committed / name) == digests[name] for name in digests}
-    rows = [
-        _row(name, "sha256", 0 if same[name] else 2, "" if same[name] else "changed since its run") for name in same
-    ]
-    return pd.DataFrame(rows)
+    tables = {path.name: file_digest(path) for path in committed.glob("[0-9][0-9]_*")}
+    expected = run_report.read(committed).get("tables", {}).items()
+    found = [(0, "") if tables.get(name) == digest else (2, "changed since its run") for name, digest in expected]
+    return pd.DataFrame([_row(name, "sha256", *each) for (name, _), each in zip(expected, found, strict=True)])
 
 
 def recomputed(committed: Path) -> pd.DataFrame:
