@@ -81,6 +81,14 @@ def test_a_mean_far_from_zero_does_not_handicap_a_peer(corpus, queries, name):
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, found, strict=True)]) > 0.4
 
 
+def test_itq_does_not_hang_on_the_last_digits_of_the_vectors(random_vectors):
+    """Axes of equal variance turn with them; the codes must not."""
+    plain = random_vectors(600, DIMS, 4)
+    moved = plain * (1 + 1e-6 * random_vectors(600, DIMS, 5))
+    first, again = (make_peer("ITQ", DIMS, 8).fit(vectors).encode(plain) for vectors in (plain, moved))
+    assert np.unpackbits(first ^ again).mean() < 0.001
+
+
 def test_rabitq_keeps_its_constants_within_the_budget(corpus):
     with pytest.raises(StudyError, match="RaBitQ of 4 bits needs 20 bytes of constants; 20 are too few"):
         make_peer("RaBitQ, 4 bit", DIMS, 20).fit(corpus)

@@ -53,7 +53,8 @@ def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: di
     for name in METHODS:
         key = {"codec": name} | ({"decoder": weights} if name == "decoder" else {})
         found[name] = Method(partial(make_codec, name, decoder=decoder), key, vectors, seeds if name in DRAWN else 1)
-    found |= {name: Method(partial(peer, name), {"peer": name}, vectors) for name in peers}
+    fits = {name: {"fit": "float64"} if name.startswith("ITQ") else {} for name in peers}
+    found |= {name: Method(partial(peer, name), {"peer": name, **fits[name]}, vectors) for name in peers}
     return found | {f"{model} alone, {OURS}": found[OURS]._replace(vectors=own) for model, own in (alone or {}).items()}
 
 

@@ -7,13 +7,15 @@ per-vector constants fits the budget, and how queries are projected: each peer k
 import os
 import re
 import warnings
-from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 
 from ccq_utils.codecs.codec import Codec
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
+from ccq_utils.codecs.percentile import LshCodec
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
@@ -29,24 +31,11 @@ SHOWN, QUERY_BITS = 200, 8
 same top ten as a float query, a hundred times faster."""
 
 
-@contextmanager
-def _quiet():
-    """Faiss's C++ side warns once per codebook of fewer than 39 vectors per centroid, straight to the process's stderr."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
-
-
 class FaissCodec:
-    """A codec of faiss by its factory string; documents are decoded by faiss, queries stay in float.
+    """A codec of faiss; documents are decoded by faiss, queries stay in float.
 
     Args:
-        factory: faiss's index factory string, for example ``SQ8``.
+        factory: Faiss's index factory string, for example ``SQ8``.
         dims: Vectors are turned to so many dims of centred PCA first, in a random orthogonal basis drawn by ``seed``, which
             spreads their variance evenly (faiss's own ``PCAR`` always draws the same one). None leaves them as they are.
     """
@@ -65,28 +54,28 @@ class FaissCodec:
         needed = max(int(kept[1]) if kept else self.dims or 1, 256 if "PQ" in self.factory else 1)
         if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
             raise StudyError(f"{self.factory!r} needs at least {needed} vectors to train, got {len(vectors)}")
-        turned = self._fit_basis(vectors)
-        try:
-            self.index_ = faiss.index_factory(turned.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
-            self._set_rounds(faiss)
-            with _quiet():
-                self.index_.train(turned)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-            raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
-        return self
-
-    def _fit_basis(self, vectors):
-        """Fit mean and basis; returns the turned vectors."""
         self.mean_, self.basis_ = np.float32(0), None
         if self.dims is not None:
             self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
             axes = principal_axes(vectors - self.mean_)[:, : self.dims].astype(np.float32)
             self.basis_ = axes @ random_rotation(self.dims, self.seed)
-        return self._turned(vectors)
+        turned = self._turned(vectors)
+        kept = os.dup(2)  # faiss warns straight to the process's stderr, once per codebook that few vectors train
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        try:
+            self.index_ = faiss.index_factory(turned.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+            self._set_rounds(faiss)
+            self.index_.train(turned)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        return self
 
     def _set_rounds(self, faiss):
-        """Rounds of training and the seed."""
         last = self.index_
         if isinstance(last, faiss.IndexPreTransform):
             first, last = faiss.downcast_VectorTransform(last.chain.at(0)), faiss.downcast_index(last.index)
@@ -112,31 +101,39 @@ class FaissCodec:
         return self.index_.sa_decode(np.ascontiguousarray(codes))
 
 
-class ItqCodec(FaissCodec):
-    """Iterative quantization (Gong and Lazebnik, CVPR 2011): PCA, a rotation that faiss learns, then signs."""
+class ItqCodec(LshCodec):
+    """Iterative quantization (Gong and Lazebnik, CVPR 2011): signs of PCA dims, turned so that little is lost.
 
-    def __init__(self, bits: int, seed: int = 0):
-        super().__init__("ITQ", bits, seed)
-        if bits > MOST_ITQ_BITS:
-            raise StudyError(f"ITQ of {bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
+    All in float64, and from a start that hangs on the space of the PCA dims and not on its axes: these differ between
+    machines where variances lie close together, and codes of a few bits with them.
+    """
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
         """Learn a rotation of the PCA dims, from a random one on."""
-        if len(vectors) < self.dims:
-            raise StudyError(f"ITQ needs at least {self.dims} vectors to train, got {len(vectors)}")
-        faiss = load_faiss()
-        learned = faiss.ITQMatrix(self.dims)
-        learned.max_iter, learned.seed = ITQ_ROUNDS, self.seed % 2**31
-        learned.train(self._fit_basis(vectors))
-        self.basis_ = self.basis_ @ faiss.vector_to_array(learned.A).reshape(self.dims, self.dims).T
-        self.index_ = faiss.IndexLSH(self.dims, self.dims, False)
+        if self.bits > MOST_ITQ_BITS:
+            raise StudyError(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
+        if len(vectors) < self.bits:
+            raise StudyError(f"ITQ needs at least {self.bits} vectors to train, got {len(vectors)}")
+        self.mean_ = vectors.mean(axis=0, dtype=np.float64)
+        axes = principal_axes(vectors - self.mean_)[:, : self.bits]
+        values = (vectors - self.mean_) @ axes
+        aim = axes.T @ np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
+        for _ in range(1 + ITQ_ROUNDS):
+            left, _, right = np.linalg.svd(aim)
+            rotation = left @ right  # the one nearest to the aim
+            aim = values.T @ np.where(values @ rotation >= 0, 1.0, -1.0)
+        self.planes_ = (axes @ rotation).astype(np.float32)
         return self
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, bits / 8) uint8``, of centred vectors."""
+        return super().encode(vectors - self.mean_.astype(np.float32))
 
 
 class RabitqCodec(FaissCodec):
     """RaBitQ by faiss with 1, 2 or 4 bits, after centred PCA with a random rotation (it needs one); its own estimator."""
 
-    def __init__(self, in_dims: int, budget: int, bits: int, seed: int = 0):
+    def __init__(self, bits: int, in_dims: int, budget: int, seed: int = 0):
         faiss, factory = load_faiss(), "RaBitQ" if bits == 1 else f"RaBitQ{bits}"
         constants = faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).sa_code_size() - bits
         dims = min(in_dims, (budget - constants) * 8 // bits // 8 * 8)  # whole bytes of codes
@@ -204,29 +201,25 @@ class WrapperCodec(PrecisionCodec):
         self.bytes_per_vector = packed_bytes(dims, {"INT8": 8, "INT4": 4, "BINARY": 1}[dtype])
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, 4 * dims) uint8``."""
+        """As above."""
         from mteb.models import CompressionWrapper, ModelMeta
         from mteb.types import OutputDType
 
-        class Given:
-            """A model whose vectors are there already."""
-
-            mteb_model_meta = ModelMeta.create_empty()
-
-            def encode(self, inputs, **_):
-                return inputs
-
+        given = SimpleNamespace(mteb_model_meta=ModelMeta.create_empty(), encode=lambda vectors, **_: vectors)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ranges of fewer than 10,000 vectors are unstable
-            wrapper = CompressionWrapper(Given(), OutputDType[self.precision])
-            given = self.decoder_.transform(vectors)
-            made = wrapper.encode(given, task_metadata=None, hf_split="", hf_subset="")
+            wrapper = CompressionWrapper(given, OutputDType[self.precision])
+            made = wrapper.encode(self.decoder_.transform(vectors), task_metadata=None, hf_split="", hf_subset="")
         return np.ascontiguousarray(made, dtype=np.float32).view(np.uint8)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The wrapper's vectors, of length one, as ``mteb.evaluate`` compares them."""
         made = codes.view(np.float32)
         return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
+
+
+def _turboquant(bits, dims, size, seed):
+    return FaissCodec(f"L2norm,SQtqmse{bits}", min(dims, 8 * size // bits), seed)
 
 
 def _pq_dims(dims, budget):
@@ -239,13 +232,8 @@ PEERS = {
     "PCA, SQ8": lambda dims, size, seed: FaissCodec("SQ8", min(dims, size), seed),
     "PCA, SQ4": lambda dims, size, seed: FaissCodec("SQ4", min(dims, 2 * size), seed),
     "ITQ": lambda dims, size, seed: ItqCodec(min(dims, 8 * size), seed),
-    "RaBitQ, 1 bit": lambda dims, size, seed: RabitqCodec(dims, size, 1, seed),
-    "RaBitQ, 2 bit": lambda dims, size, seed: RabitqCodec(dims, size, 2, seed),
-    "RaBitQ, 4 bit": lambda dims, size, seed: RabitqCodec(dims, size, 4, seed),
-    "TurboQuant, 1 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse1", min(dims, 8 * size), seed),
-    "TurboQuant, 2 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse2", min(dims, 4 * size), seed),
-    "TurboQuant, 3 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse3", min(dims, 8 * size // 3), seed),
-    "TurboQuant, 4 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse4", min(dims, 2 * size), seed),
+    **{f"RaBitQ, {bits} bit": partial(RabitqCodec, bits) for bits in (1, 2, 4)},
+    **{f"TurboQuant, {bits} bit": partial(_turboquant, bits) for bits in (1, 2, 3, 4)},
     "binary, both coded": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary", rescored=False),
     "binary, float query": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary"),
     "int8": lambda dims, size, seed: PrecisionCodec(min(dims, size), "int8"),
