@@ -142,7 +142,7 @@ def test_bad_vectors_and_codes_are_clear_errors(corpus):
         codec.encode(np.full((1, 64), np.nan, dtype=np.float32))
     with pytest.raises(StudyError, match=r"fitted on 64 dims, the vectors have shape \(1, 63\)"):
         codec.encode(corpus[:1, :63])
-    with pytest.raises(StudyError, match=r"codes have shape \(2, 5\); this codec makes 6 bytes"):
+    with pytest.raises(StudyError, match=r"codes have shape \(2, 5\); this codec makes 6 bytes each"):
         codec.decode(np.zeros((2, 5), dtype=np.uint8))
     with pytest.raises(StudyError, match="at least two finite vectors"):
         BlockCodec(6).fit(corpus[:1])

@@ -211,12 +211,6 @@ def test_codes_of_another_width_are_an_error(fitted):
         fitted[4, "mass"].decode(np.zeros((3, 4), np.uint8))
 
 
-@pytest.mark.parametrize("call", ["encode", "decode"])
-def test_use_before_calibration_is_an_error(call):
-    with pytest.raises(StudyError, match="not calibrated"):
-        getattr(PercentileQuantizer(8), call)(np.zeros((1, 4), np.uint8))
-
-
 def test_eight_bits_of_equal_width_reconstruct_as_well_as_faiss(random_vectors):
     faiss = pytest.importorskip("faiss")
     faiss.omp_set_num_threads(1)

@@ -11,6 +11,7 @@ Codes and search are those of product quantization; four things set it apart:
   the scores to a vector's nearest neighbours: the paper's loss, applied to codes.
 """
 
+import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -33,7 +34,7 @@ ITERATIONS, POINTS, PRIOR = 6, 20_000, 10
 
 
 def rates(variances: np.ndarray, bits: float) -> np.ndarray:
-    """Bits per dim, ``(d,)``: the capacity of Gaussian channels with equal noise, which add up to ``bits``."""
+    """Bits per dim, ``(d,)``: capacities of Gaussian channels with equal noise, which add up to ``bits``."""
     low, high = 1e-12 * variances.max(), 1e6 * variances.max()
     for _ in range(100):  # bisection on the logarithm of the noise
         noise = np.sqrt(low * high)
@@ -83,18 +84,16 @@ class Equalised:
 
     @property
     def bytes_per_vector(self) -> int:
-        """Those of the codec, or four per dim."""
+        """Bytes of the codec, or four per dim."""
         return self.codec.bytes_per_vector if self.codec else 4 * self.basis_.shape[1]
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Equalised":
         """Fit PCA, the scale of its dims, and the codec."""
-        held_out = vectors if calibration is None else calibration
-        self.mean_, basis, _ = equalised_pca(vectors, held_out, power=self.power)
+        parts = [vectors] if calibration is None else [vectors, calibration]
+        self.mean_, basis, _ = equalised_pca(vectors, parts[-1], power=self.power)
         self.basis_ = basis.astype(np.float32)
         if self.codec:
-            self.codec.fit(
-                *(None if part is None else (part - self.mean_) @ self.basis_ for part in (vectors, calibration))
-            )
+            self.codec.fit(*((part - self.mean_) @ self.basis_ for part in parts))
         return self
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
@@ -128,14 +127,7 @@ class BlockCodec:
     """
 
     def __init__(
-        self,
-        budget: int,
-        seed: int = 0,
-        neighbours: int = 16,
-        unbiased: bool = True,
-        allocate: bool = True,
-        power: float = POWER,
-        dims_per_bit: float | None = DIMS_PER_BIT,
+        self, budget: int, seed=0, neighbours=16, unbiased=True, allocate=True, power=POWER, dims_per_bit=DIMS_PER_BIT
     ):
         self.budget, self.seed, self.neighbours = budget, seed, neighbours
         self.unbiased, self.allocate, self.power, self.dims_per_bit = unbiased, allocate, power, dims_per_bit
@@ -152,22 +144,19 @@ class BlockCodec:
         """
         if len(vectors) < 2 or not np.isfinite(vectors).all():
             raise StudyError(f"byte blocks need at least two finite vectors to fit, got shape {vectors.shape}")
-        held_out = vectors if calibration is None else calibration
+        own = calibration is None
+        held_out = vectors if own else calibration
         most = None if self.dims_per_bit is None else round(8 * self.budget * self.dims_per_bit)
         self.mean_, basis, variances = equalised_pca(vectors, held_out, most, self.power)
         dims, count = len(variances), min(self.budget, len(variances))
-        if self.allocate:
-            self.blocks_ = byte_blocks(variances, count)
-        else:
-            borders = np.linspace(0, dims, count + 1).astype(int).tolist()
-            self.blocks_ = list(zip(borders[:-1], borders[1:], strict=True))
+        even = np.linspace(0, dims, count + 1).astype(int).tolist()
+        self.blocks_ = byte_blocks(variances, count) if self.allocate else list(itertools.pairwise(even))
         turned = [
             basis[:, first:last] @ random_rotation(last - first, self.seed + number)
             for number, (first, last) in enumerate(self.blocks_)
         ]
         self.basis_ = np.ascontiguousarray(np.concatenate(turned, axis=1), dtype=np.float32)
         values = self._turn(held_out)
-        own = calibration is None
         self.centroids_ = [
             _codebook(values[:, first:last] if own else None, last - first, np.sqrt(variances[first:last].mean()))
             for first, last in self.blocks_
@@ -177,9 +166,9 @@ class BlockCodec:
         if self.unbiased:
             decoded = self.decode(self._nearest(values))
             for number, (first, last) in enumerate(self.blocks_):
-                overlap = float((values[:, first:last] * decoded[:, first:last]).sum())
-                if overlap > 0:
-                    self.stretch_[number] = (values[:, first:last] ** 2).sum() / overlap
+                true = values[:, first:last]
+                if (overlap := float((true * decoded[:, first:last]).sum())) > 0:
+                    self.stretch_[number] = (true**2).sum() / overlap
         return self
 
     def _turn(self, vectors):
@@ -190,10 +179,10 @@ class BlockCodec:
         return (vectors - self.mean_) @ self.basis_
 
     def _nearest(self, values):
-        codes = np.empty((len(values), len(self.blocks_)), dtype=np.uint8)
-        for number, (centroids, (first, last)) in enumerate(zip(self.centroids_, self.blocks_, strict=True)):
-            codes[:, number] = _cells(torch.from_numpy(values[:, first:last]), torch.from_numpy(centroids))
-        return codes
+        blocks = zip(self.centroids_, self.blocks_, strict=True)
+        return np.stack(
+            [_cells(*map(torch.from_numpy, (values[:, slice(*dims)], cells))).numpy() for cells, dims in blocks], axis=1
+        ).astype(np.uint8)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, d) float32``, turned; the mean is left in, since it adds the same to all scores of a query."""
@@ -203,18 +192,15 @@ class BlockCodec:
         """``(n, D) -> (n, bytes_per_vector) uint8``: the nearest centroid of each block, then scores kept (see the class)."""
         values = self._turn(vectors)
         codes = self._nearest(values)
-        if self.anchors_ is not None:
-            for start in range(0, len(codes), BATCH):
-                part = slice(start, start + BATCH)
-                codes[part] = self._keep_scores(torch.from_numpy(values[part]), codes[part])
+        for start in range(0, len(codes), BATCH) if self.anchors_ is not None else ():
+            part = slice(start, start + BATCH)
+            codes[part] = self._keep_scores(torch.from_numpy(values[part]), codes[part])
         return codes
 
     def _keep_scores(self, values, codes):
         """One pass over the blocks: the centroid with the least squared error of values plus that of scores."""
         table = [torch.from_numpy(a * b) for a, b in zip(self.centroids_, self.stretch_, strict=True)]
-        decoded = torch.cat(
-            [cells[torch.from_numpy(column).long()] for cells, column in zip(table, codes.T, strict=True)], dim=1
-        )
+        decoded = torch.from_numpy(self.decode(codes))
         unit = _unit(values)
         cosines = unit @ self.anchors_.T
         cosines[cosines > SAME] = -1  # the vector itself
@@ -246,30 +232,26 @@ class BlockCodec:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """``(n, bytes_per_vector) uint8 -> (n, d) float32``, of turned vectors less the mean."""
         if codes.ndim != 2 or codes.shape[1] != self.bytes_per_vector:
-            raise StudyError(
-                f"codes have shape {codes.shape}; this codec makes {self.bytes_per_vector} bytes per vector"
-            )
+            raise StudyError(f"codes have shape {codes.shape}; this codec makes {self.bytes_per_vector} bytes each")
         parts = zip(self.centroids_, self.stretch_, codes.T, strict=True)
         return np.concatenate([(stretch * centroids)[column] for centroids, stretch, column in parts], axis=1)
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Settings (JSON-ready) and arrays of a fitted codec; ``anchors``, the corpus it was fitted on, only choose codes."""
-        names = ("budget", "seed", "neighbours", "unbiased", "allocate", "power", "dims_per_bit")
         arrays = {"mean": self.mean_, "basis": self.basis_, "stretch": self.stretch_}
         arrays["centroids"] = np.concatenate(self.centroids_, axis=1)
         if self.anchors_ is not None:
             arrays["anchors"] = self.anchors_.numpy()
-        return {name: getattr(self, name) for name in names} | {"blocks": self.blocks_}, arrays
+        settings = {name: value for name, value in vars(self).items() if not name.endswith("_")}
+        return settings | {"blocks": self.blocks_}, arrays
 
     @classmethod
     def from_state(cls, settings: dict, arrays: dict[str, np.ndarray]) -> "BlockCodec":
         """The codec that ``state`` described; without ``anchors`` it takes the nearest centroids."""
-        settings = dict(settings)
-        blocks = [tuple(block) for block in settings.pop("blocks")]
-        codec = cls(**settings)
-        codec.blocks_, codec.mean_ = blocks, arrays["mean"]
-        codec.basis_, codec.stretch_ = arrays["basis"], arrays["stretch"]
-        borders = [last for _, last in blocks[:-1]]
+        codec = cls(**{name: value for name, value in settings.items() if name != "blocks"})
+        codec.blocks_ = [tuple(block) for block in settings["blocks"]]
+        codec.mean_, codec.basis_, codec.stretch_ = (arrays[name] for name in ("mean", "basis", "stretch"))
+        borders = [last for _, last in codec.blocks_[:-1]]
         codec.centroids_ = [np.ascontiguousarray(part) for part in np.split(arrays["centroids"], borders, axis=1)]
         codec.anchors_ = torch.from_numpy(arrays["anchors"]) if "anchors" in arrays else None
         return codec
@@ -288,11 +270,9 @@ def _centroids(points, centroids, prior, weight):
     """Lloyd's iterations, each centroid drawn to its ``prior`` with as much weight as ``weight`` points."""
     for _ in range(ITERATIONS):
         cells = _cells(points, centroids)
-        counts = torch.bincount(cells, minlength=CENTROIDS)[:, None]
-        sums = torch.zeros_like(centroids).index_add_(0, cells, points)
-        centroids = torch.where(
-            counts + weight > 0, (sums + weight * prior) / (counts + weight).clamp(min=1), centroids
-        )
+        counts = torch.bincount(cells, minlength=CENTROIDS)[:, None] + weight
+        sums = torch.zeros_like(centroids).index_add_(0, cells, points) + weight * prior
+        centroids = torch.where(counts > 0, sums / counts.clamp(min=1), centroids)
     return centroids
 
 
@@ -300,8 +280,7 @@ def _centroids(points, centroids, prior, weight):
 def _gaussian_codebook(width):
     """Centroids of a standard Gaussian of ``width`` dims, ``(256, width)``; the same for all codecs."""
     points = torch.randn(POINTS, width, generator=torch.Generator().manual_seed(width))
-    start = points[:CENTROIDS]
-    return _centroids(points, start, start, 0)
+    return _centroids(points, points[:CENTROIDS], 0, 0)
 
 
 def _codebook(values, width, spread):

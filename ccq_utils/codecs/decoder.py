@@ -30,11 +30,8 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
         stops: Numbers of first dims that should be useful on their own.
     """
     wanted = inputs @ inputs.T
-    total = 0.0
-    for stop in stops:
-        prefix = nn.functional.normalize(outputs[:, :stop], dim=1)
-        total = total + nn.functional.mse_loss(prefix @ prefix.T, wanted)
-    return total / len(stops)
+    prefixes = [nn.functional.normalize(outputs[:, :stop], dim=1) for stop in stops]
+    return sum(nn.functional.mse_loss(prefix @ prefix.T, wanted) for prefix in prefixes) / len(stops)
 
 
 def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
@@ -62,21 +59,18 @@ class Decoder(nn.Module):
         self.config |= {"dropout": dropout, "residual": residual}
         sizes = [in_dims, *[width] * (depth - 1), out_dims]
         layers = [nn.Linear(sizes[0], sizes[1], bias=depth > 1)]
-        for size, following in zip(sizes[1:-1], sizes[2:], strict=True):
-            layers += [nn.GELU(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(size, following)]
+        for size in sizes[2:]:
+            layers += [nn.GELU(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(width, size)]
         self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(in_dims, out_dims, bias=False) if residual else None
-        if residual:
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+        for part in self.layers[-1].parameters() if residual else ():
+            nn.init.zeros_(part)
 
     def start_from(self, other: "Decoder") -> None:
         """Begin as another decoder's linear map."""
-        target = self.linear if self.linear is not None else self.layers[0] if len(self.layers) == 1 else None
-        if target is None:
+        if self.linear is None and len(self.layers) > 1:
             raise StudyError("a decoder without a linear map cannot start from one; set residual or depth 1")
-        with torch.no_grad():
-            target.weight.copy_(other.layers[0].weight)
+        (self.linear or self.layers[0]).load_state_dict(other.layers[0].state_dict())
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """``(n, D) -> (n, d)``; not normalised, because truncation comes first."""
@@ -86,10 +80,10 @@ class Decoder(nn.Module):
     @torch.inference_mode()
     def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
         """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``."""
-        expected, largest = self.config["in_dims"], self.config["out_dims"]
-        if vectors.shape[1] != expected:
+        expected, largest, given = self.config["in_dims"], self.config["out_dims"], vectors.shape[1]
+        if given != expected:
             raise StudyError(
-                f"decoder takes {expected} dims, the vectors have {vectors.shape[1]}; it was fitted on another concat"
+                f"decoder takes {expected} dims, the vectors have {given}; it was fitted on another concat"
             )
         if dims is not None and not 1 <= dims <= largest:
             raise StudyError(f"stop {dims} does not fit the decoder's {largest} dims")
@@ -128,12 +122,10 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
 
 def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
     """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products."""
-    in_dims = vectors.shape[1]
-    if dims > in_dims:
+    if dims > (in_dims := vectors.shape[1]):
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
     decoder = Decoder(in_dims, dims)
-    with torch.no_grad():
-        decoder.layers[0].weight.copy_(torch.from_numpy(principal_axes(vectors)[:, :dims].T.copy()))
+    decoder.layers[0].load_state_dict({"weight": torch.from_numpy(principal_axes(vectors)[:, :dims].T.copy())})
     return decoder.eval()
 
 
@@ -169,8 +161,6 @@ def train_decoder(
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     if len(training) < 2 or len(validation) < 2:
         raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
-    if not (np.isfinite(training).all() and np.isfinite(validation).all()):
-        raise StudyError("decoder training vectors hold NaN or infinity; mend the model or remove the texts")
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
@@ -183,14 +173,13 @@ def train_decoder(
     history, best = [], np.inf
     for epoch in progress(range(epochs + 1), f"decoder of depth {decoder.config['depth']}, epochs"):
         losses = []
-        if epoch > 0:
-            decoder.train()
-            for batch in torch.randperm(len(training), generator=order).split(batch_size):
-                value = loss_of(training[batch])
-                optimiser.zero_grad()
-                value.backward()
-                optimiser.step()
-                losses.append(value.item())
+        decoder.train()
+        for batch in torch.randperm(len(training), generator=order).split(batch_size) if epoch else ():
+            value = loss_of(training[batch])
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            losses.append(value.item())
         decoder.eval()
         with torch.inference_mode():
             held_out = loss_of(validation).item()

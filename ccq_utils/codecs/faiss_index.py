@@ -34,11 +34,8 @@ def load_faiss():
 def to_faiss(codec, codes: np.ndarray):
     """A faiss index that holds a copy of the codes. It takes queries as ``codec.project`` gives them.
 
-    It is an ``IndexPQ`` (inner product) behind a map that pads the dims of each byte to the same width.
-
-    Args:
-        codec: A fitted codec whose bytes decode one by one: byte blocks, percentile or LSH.
-        codes: Packed codes, ``(documents, bytes) uint8``.
+    It is an ``IndexPQ`` (inner product) behind a map that pads the dims of each byte to the same width. The codec is one
+    whose bytes decode one by one: byte blocks, percentile or LSH.
     """
     codes = check_codes(codec, codes)
     if not len(codes):
@@ -67,19 +64,14 @@ def _dims_of_bytes(codec):
     if isinstance(codec, BlockCodec):
         return codec.blocks_
     if not isinstance(codec, LshCodec | PercentileCodec):
-        raise StudyError(
-            f"codes of {type(codec).__name__} do not fit a faiss index; choose byte blocks, PCA or a decoder"
-        )
+        name = type(codec).__name__
+        raise StudyError(f"codes of {name} do not fit a faiss index; choose byte blocks, PCA or a decoder")
     dims, bits = (codec.bits, 1) if isinstance(codec, LshCodec) else (codec.dims, codec.bits)
     return [(first, min(first + 8 // bits, dims)) for first in range(0, dims, 8 // bits)]
 
 
 def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """The best documents of float queries ``(queries, D)``; every document of the index by ``to_faiss`` is compared.
-
-    Returns:
-        Scores and document numbers, ``(queries, count)``, best first; no more than there are documents.
-    """
+    """Scores and numbers, ``(queries, count)``, best first, of the best documents of float queries ``(queries, D)``."""
     if count < 1:
         raise StudyError(f"k {count} must be at least 1")
     projected = codec.project(np.asarray(queries, dtype=np.float32))
@@ -88,7 +80,6 @@ def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarr
 
 def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None:
     """Write the index, which ``faiss.read_index`` reads, and beside it ``NAME.json`` with ids and fingerprints."""
-    path = Path(path)
     if len(ids) != index.ntotal:
         raise StudyError(f"index {path.name}: {index.ntotal} codes need as many ids, got {len(ids)}")
     with write_atomically(path) as file:
@@ -99,7 +90,6 @@ def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None
 
 def load_index(path: Path, marks: dict[str, str]) -> tuple:
     """Index and ids of a file that was made with the same codec and model."""
-    path = Path(path)
     with reading(f"index {path}", "make it with ccq export-faiss"):
         held = json.loads(_beside(path).read_text(encoding="utf-8"))
         check_made(held, f"index {path.name}", marks)

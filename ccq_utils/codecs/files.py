@@ -37,22 +37,14 @@ def reading(owner: str, remedy: str) -> Iterator[None]:
 def fingerprint(codec) -> str:
     """sha256 of all that decoding and projecting depend on: settings, decoder, and arrays but for anchors."""
     settings, arrays = codec.state()
-    if hasattr(codec, "decoder_"):
-        arrays = arrays | {f"decoder.{name}": part.cpu().numpy() for name, part in codec.decoder_.state_dict().items()}
-    sums = {
-        name: [part.dtype.str, part.shape, hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()]
-        for name, part in arrays.items()
-        if name != "anchors"
-    }
+    weights = codec.decoder_.state_dict() if hasattr(codec, "decoder_") else {}
+    arrays = arrays | {f"decoder.{name}": part.cpu().numpy() for name, part in weights.items()}
+    sums = {name: [part.dtype.str, *_sum(part)] for name, part in arrays.items() if name != "anchors"}
     return digest(_kind(codec), settings, sums)
 
 
 def save_codec(codec, folder: Path) -> None:
-    """Write ``codec.json``, ``codec.safetensors`` and, where the codec has one, its decoder.
-
-    Raises:
-        StudyError: The codec is not fitted, or is of a kind that cannot be saved.
-    """
+    """Write ``codec.json``, ``codec.safetensors`` and its decoder, if any; raises ``StudyError`` where it is not fitted."""
     kind = _kind(codec)
     require_fit(codec)
     settings, arrays = codec.state()
@@ -79,13 +71,7 @@ def load_codec(folder: Path):
 
 
 def save_codes(path: Path, codes: np.ndarray, ids: list[str], marks: dict) -> None:
-    """Write packed codes and their ids to one safetensors file, with its own sha256.
-
-    Args:
-        path, ids: The file to write, and one id per document, all different.
-        codes: Shape (documents, bytes), uint8.
-        marks: Fingerprints of what made the codes, and what else should be kept with them.
-    """
+    """Write packed codes, their ids, and ``marks`` of what made them to one safetensors file, with its own sha256."""
     path, ids = Path(path), [str(name) for name in ids]
     if len(ids) != len(codes) or len(set(ids)) != len(ids):
         raise StudyError(f"codes file {path.name}: {len(codes)} codes need as many different ids, got {len(set(ids))}")
@@ -102,17 +88,13 @@ def read_codes(path: Path) -> tuple[np.ndarray, list[str], dict]:
         with safe_open(path, framework="numpy") as file:
             held, tensors = json.loads(file.metadata()["ccq"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_made(held, f"codes file {path.name}")
-        if held["content"] != _content({name: held[name] for name in held if name != "content"}, tensors):
+        if held["content"] != _content(held, tensors):
             raise ValueError("it is damaged")
         return tensors["codes"], json.loads(tensors["ids"].tobytes()), held
 
 
 def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]]:
-    """Codes and ids of a file, or of a folder of parts in their order.
-
-    Raises:
-        StudyError: Nothing there, a damaged file, an unfinished folder, or codes made with other ``marks``.
-    """
+    """Codes and ids of a file or a finished folder of parts; raises ``StudyError`` also where other ``marks`` made them."""
     path = Path(path)
     if not path.is_dir():
         codes, ids, held = read_codes(path)
@@ -129,13 +111,18 @@ def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]
 
 
 def _content(held, tensors):
-    return digest(held, {name: [part.shape, hashlib.sha256(part).hexdigest()] for name, part in tensors.items()})
+    marks = {name: mark for name, mark in held.items() if name != "content"}
+    return digest(marks, {name: _sum(part) for name, part in tensors.items()})
+
+
+def _sum(part):
+    return [part.shape, hashlib.sha256(np.ascontiguousarray(part)).hexdigest()]
 
 
 def check_codes(codec, codes: np.ndarray) -> np.ndarray:
     """The codes as an array; raises ``StudyError`` where they are not uint8 of the codec's width."""
     codes, wanted = np.asarray(codes), codec.bytes_per_vector
-    if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != wanted:
+    if (codes.dtype, codes.shape) != (np.uint8, (len(codes), wanted)):
         found = f"{codes.dtype} of shape {codes.shape}"
         raise StudyError(f"codes are {found}, this model's are uint8 of shape (n, {wanted})")
     return codes

@@ -3,6 +3,8 @@
 To add one: give it the methods of ``Codec`` and enter it in ``CODECS``; a test runs every entry through the same checks.
 """
 
+from functools import partial
+
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
@@ -22,9 +24,7 @@ class PercentileCodec:
         seed: Of the rotation.
     """
 
-    def __init__(
-        self, dims: int, bits: int, decoder: Decoder | None = None, rotate=False, spacing="mass", seed: int = 0
-    ):
+    def __init__(self, dims: int, bits: int, decoder: Decoder | None = None, rotate=False, spacing="mass", seed=0):
         self.dims, self.bits, self.decoder = dims, bits, decoder
         self.rotate, self.spacing, self.seed = rotate, spacing, seed
 
@@ -38,9 +38,8 @@ class PercentileCodec:
         self.decoder_ = self.decoder if self.decoder is not None else fit_pca(vectors, self.dims)
         if self.rotate:
             self.rotation_ = random_rotation(self.dims, self.seed)
-        self.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(
-            self.project(vectors if calibration is None else calibration)
-        )
+        held_out = self.project(vectors if calibration is None else calibration)
+        self.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(held_out)
         return self
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
@@ -58,7 +57,7 @@ class PercentileCodec:
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Settings (JSON-ready) and arrays of a fitted codec, without its decoder."""
-        settings = {name: getattr(self, name) for name in ("dims", "bits", "rotate", "spacing", "seed")}
+        settings = {key: value for key, value in vars(self).items() if key != "decoder" and not key.endswith("_")}
         arrays = {"thresholds": self.quantizer_.thresholds_, "levels": self.quantizer_.levels_}
         return settings, arrays | ({"rotation": self.rotation_} if self.rotate else {})
 
@@ -75,8 +74,7 @@ class PercentileCodec:
 class LshCodec:
     """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits).
 
-    Args:
-        orthogonal: Draw planes at right angles to each other where the vectors have as many dims as there are bits.
+    Planes are drawn at right angles if ``orthogonal`` is set and the vectors have as many dims as there are bits.
     """
 
     def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True):
@@ -112,19 +110,18 @@ def widest(in_dims: int, budget: int) -> tuple[int, int]:
     return in_dims, 8
 
 
+def _paper(in_dims, budget, decoder, seed, rotate=False):
+    dims, bits = widest(decoder.config["out_dims"] if decoder else in_dims, budget)
+    return PercentileCodec(dims, bits, decoder, rotate, seed=seed if rotate else 0)
+
+
 CODECS = {
     "byte blocks": lambda in_dims, budget, decoder, seed: BlockCodec(budget, seed),
-    "PCA, rotated": lambda in_dims, budget, decoder, seed: PercentileCodec(
-        *widest(in_dims, budget), rotate=True, seed=seed
-    ),
-    "PCA": lambda in_dims, budget, decoder, seed: PercentileCodec(*widest(in_dims, budget)),
-    "decoder": lambda in_dims, budget, decoder, seed: PercentileCodec(
-        *widest(decoder.config["out_dims"], budget), decoder=decoder
-    ),
-    "decoder, rotated": lambda in_dims, budget, decoder, seed: PercentileCodec(
-        *widest(decoder.config["out_dims"], budget), decoder=decoder, rotate=True, seed=seed
-    ),
-    "LSH": lambda in_dims, budget, decoder, seed: LshCodec(8 * budget, seed=seed),
+    "PCA, rotated": lambda in_dims, budget, decoder, seed: _paper(in_dims, budget, None, seed, rotate=True),
+    "PCA": lambda in_dims, budget, decoder, seed: _paper(in_dims, budget, None, seed),
+    "decoder": _paper,
+    "decoder, rotated": partial(_paper, rotate=True),
+    "LSH": lambda in_dims, budget, decoder, seed: LshCodec(8 * budget, seed),
 }
 """Name -> factory(in_dims, budget in bytes, decoder, seed). Names are the same in every table and figure."""
 DETERMINISTIC = ("PCA",)

@@ -57,8 +57,7 @@ class PercentileQuantizer:
         buckets = 2**self.bits
         if len(vectors) < buckets:
             raise StudyError(
-                f"calibration set of {len(vectors)} vectors is smaller than the {buckets} buckets of {self.bits} bits;"
-                f" give at least {buckets}"
+                f"calibration set of {len(vectors)} vectors is smaller than the {buckets} buckets it fills"
             )
         if not np.isfinite(vectors).all():
             raise StudyError("calibration vectors hold NaN or infinity; mend the model or remove the texts")
@@ -83,31 +82,21 @@ class PercentileQuantizer:
         return levels
 
     @property
-    def dims(self) -> int:
-        """Dimensions that the quantizer was calibrated for."""
-        self._require_fit()
-        return self.levels_.shape[1]
-
-    @property
     def bytes_per_vector(self) -> int:
         """Bytes of one packed code."""
-        return packed_bytes(self.dims, self.bits)
+        return packed_bytes(self.levels_.shape[1], self.bits)
 
     def buckets(self, vectors: np.ndarray) -> np.ndarray:
         """Bucket numbers ``(n, d) uint8``; a value on a border belongs to the upper bucket."""
-        self._require_fit(fitting=True)
         if vectors.ndim != 2 or vectors.shape[1] != self.thresholds_.shape[1]:
-            raise StudyError(
-                f"quantizer was calibrated for {self.thresholds_.shape[1]} dims, the vectors have shape {vectors.shape}"
-            )
+            dims = self.thresholds_.shape[1]
+            raise StudyError(f"quantizer was calibrated for {dims} dims, the vectors have shape {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise StudyError("vectors to encode hold NaN or infinity; mend the model or remove the texts")
         if self.bits == 1:
             return (vectors >= self.thresholds_).astype(np.uint8)
-        columns = [
-            np.searchsorted(self.thresholds_[:, dim], vectors[:, dim], side="right") for dim in range(vectors.shape[1])
-        ]
-        return np.stack(columns, axis=1).astype(np.uint8)
+        columns = zip(self.thresholds_.T, vectors.T, strict=True)
+        return np.stack([np.searchsorted(*column, side="right") for column in columns], axis=1).astype(np.uint8)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """Packed codes ``(n, bytes_per_vector) uint8``."""
@@ -115,14 +104,10 @@ class PercentileQuantizer:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Values ``(n, d) float32`` that the codes stand for."""
-        buckets = unpack(codes, self.bits, self.dims)
-        if self.bits == 1:
+        buckets = unpack(codes, self.bits, self.levels_.shape[1])
+        if self.bits == 1:  # several times as fast
             return np.where(buckets.astype(bool), self.levels_[1], self.levels_[0])
         return np.take_along_axis(self.levels_, buckets.astype(np.intp), axis=0)
-
-    def _require_fit(self, fitting=False):
-        if not hasattr(self, "thresholds_" if fitting else "levels_"):
-            raise StudyError("quantizer is not calibrated; call fit(vectors) first")
 
 
 def _check_bits(bits):
