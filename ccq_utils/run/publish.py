@@ -23,6 +23,7 @@ LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PICTURES = ("image/png", "image/jpeg")  # base64 is no text
 STATES = ("reproduced", "contradicted", "partly", "not decided", "not testable here")
 """What a text says of a claim, the most telling first."""
 
@@ -168,11 +169,8 @@ def _check(output, place):
         raise StudyError(f"{place} ended in {output.ename}: {output.evalue}")
     if output.get("name") == "stderr":
         raise StudyError(f"{place} wrote to stderr: {output.text.strip().splitlines()[0][:200]}")
-    folders = sorted({str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"})
-    machine = re.compile("|".join(rf"(?<![\w.]){re.escape(folder)}(?![\w-])" for folder in folders))
-    data = {
-        kind: content for kind, content in output.get("data", {}).items() if kind not in ("image/png", "image/jpeg")
-    }
-    for text in [output.get("text", ""), *map(str, data.values())]:
-        if found := machine.search(text):
+    folders = "|".join(re.escape(folder) for folder in {str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"})
+    data = [str(content) for kind, content in output.get("data", {}).items() if kind not in PICTURES]
+    for text in [output.get("text", ""), *data]:
+        if found := re.search(rf"(?<![\w.])({folders})(?![\w-])", text):
             raise StudyError(f"{place} shows a path of this machine: {text[found.start() : found.end() + 40]!r}")
