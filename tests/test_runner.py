@@ -117,9 +117,9 @@ def test_a_full_cache_is_no_cold_run(study, executed):
 
 def test_the_log_says_what_a_kernel_is_doing_and_outputs_do_not(study, monkeypatch, capfd):
     slow = "import time\nfrom ccq_utils.common.progress import progress\n"
-    slow += "for _ in progress(range(4), 'encoding'): time.sleep(0.8)"
+    slow += "for _ in progress(range(4), 'encoding'): time.sleep(0.3)"
     write_notebook(study / "notebooks", "01_first", slow)
-    monkeypatch.setattr(runner, "EVERY", 0.5)
+    monkeypatch.setattr(runner, "EVERY", 0.2)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert ccq("--only", "1") == 0
     assert "01_first: cell 4 of 5, elapsed 0:0" in (error := capfd.readouterr().err) and "; encoding: " in error

@@ -170,9 +170,8 @@ def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
                 step = file.read_text(encoding="utf-8")
                 line += f"; {step}" if step else ""
             if terminal:
-                _say(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="")
-            else:
-                _say(line)
+                line = f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
+            _say(line, end="" if terminal else "\n")
 
     _say(f"{label}: started, last run took {clock(before)}")
     with tempfile.TemporaryDirectory(prefix="ccq-") as folder:
@@ -217,8 +216,9 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
                 executed.append(notebook.stem)
             run_report.write(job, about, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
-        kept = "finished notebooks are kept, the same command (no --force) resumes there"
-        _say(f"interrupted in {notebook.stem}; {kept}")
+        _say(
+            f"interrupted in {notebook.stem}; finished notebooks are kept, the same command resumes there (no --force)"
+        )
         return 130
     except (PapermillExecutionError, DeadKernelError) as error:
         _say(f"ccq: {job.explain(notebook, error)}")
