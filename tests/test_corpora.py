@@ -66,7 +66,7 @@ def test_too_little_text_is_an_error_that_counts(corpora):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('{"text": "a b c d e"}\n{broken', "passages.jsonl line 2 is not JSON"),
+        ('{"text": "a b c d e"}\n{broken', "passages.jsonl line 2 is not a JSON object"),
         ('{"title": "a"}\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
         ('["text"]\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
         (b'{"text": "\xff"}\n', "passages.jsonl is not UTF-8 text"),
@@ -79,5 +79,5 @@ def test_bad_file_is_one_line_that_names_the_place(corpora, content, named):
 
 
 def test_missing_file_is_an_error():
-    with pytest.raises(StudyError, match="training text: nowhere.jsonl is missing; give a file"):
+    with pytest.raises(StudyError, match="training text: nowhere.jsonl is missing"):
         load_corpora(TextSpec(source="jsonl:nowhere.jsonl"), seed=0)

@@ -88,7 +88,7 @@ def _from_docstrings(spec):
 
 
 def _from_jsonl(path):
-    rows = read_jsonl(path, "training text", "give a file with one JSON object with a 'text' per line")
+    rows = read_jsonl(path, "training text")
     return {number: _title_and_rest(row.get("title") or "", str(row["text"] or "")) for number, row in enumerate(rows)}
 
 

@@ -2,17 +2,12 @@
 
 The tasks (``tasks.py``) and the training text (``corpora.py``) of the default profile are made of them. Read from what
 is installed, they would differ between machines: some libraries document only what their build and the packages beside
-it bring. So they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here; only a library
-that is not in it is read from the installation.
+it bring. So they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here.
 """
 
 import hashlib
-import importlib.util
 import json
 import lzma
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,11 +26,11 @@ class Entry:
     """One documented public object.
 
     Attributes:
-        library: the top-level package.
-        name: shortest public dotted path, for example ``numpy.linalg.norm``.
-        summary: the docstring's first paragraph in one line.
-        body: the rest, without the entry's own name and without the sections that name its relatives or show its use.
-        see_also: names of the entries that the authors list under *See Also*.
+        library: The top-level package.
+        name: Shortest public dotted path, for example ``numpy.linalg.norm``.
+        summary: The docstring's first paragraph in one line.
+        body: The rest, without the entry's own name and without the sections that name its relatives or show its use.
+        see_also: Names of the entries that the authors list under *See Also*.
     """
 
     library: str
@@ -47,15 +42,11 @@ class Entry:
 
 @cache
 def read_library(library: str) -> tuple[Entry, ...]:
-    """All documented public objects of a library, sorted by name: as shipped, else as installed.
-
-    Raises:
-        StudyError: the shipped file is missing or damaged, or a library that is not in it is not installed or cannot be
-            imported.
-    """
+    """All documented public objects of a shipped library, sorted by name; raises ``StudyError`` for another one."""
     shipped = _shipped(SHIPPED)
-    rows = shipped[library]["entries"] if library in shipped else _read_installed(library)
-    return tuple(Entry(library, *texts, tuple(see_also)) for *texts, see_also in rows)
+    if library not in shipped:
+        raise StudyError(f"no docstrings of library {library!r} are shipped; accepted: {', '.join(shipped)}")
+    return tuple(Entry(library, *texts, tuple(see_also)) for *texts, see_also in shipped[library]["entries"])
 
 
 def library_texts(library: str) -> dict[str, str]:
@@ -74,22 +65,3 @@ def _shipped(path):
         state = "damaged" if content else "missing"
         raise StudyError(f"the text of the study, {path}, is {state}; get it again: git checkout -- data/{path.name}")
     return json.loads(lzma.decompress(content))
-
-
-def _read_installed(library):
-    """``read_docstrings.rows``, made in a process of its own: importing every corner of a library takes
-    memory and leaves traces (matplotlib's backends end a notebook's inline figures).
-    """
-    _find(library)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "ccq_utils.data.read_docstrings", library]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise StudyError(f"library {library!r} cannot be read ({problem}); mend it or change the profile")
-    return json.loads(done.stdout)[library]
-
-
-def _find(library):
-    if importlib.util.find_spec(library) is None:
-        raise StudyError(f"library {library!r} is not installed; install it or change the profile")

@@ -14,19 +14,14 @@ SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")
 """Base models that need no hub; ``models.BUILDERS`` makes them."""
 TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
 """Parts of the text without judgements; no task can have such a name."""
-
-
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 
 
 def _source(*accepted):
-    """The type of a key that names a source; words in capitals stand for what follows the colon. A relative path is read
-    from the folder of the profile's file.
-    """
-    pattern = re.compile("|".join(re.sub("[A-Z]+", ".+", kind) for kind in accepted))
+    """The type of a key that names a source; capitals stand for what follows the colon; paths start at the profile's file."""
 
     def check(value: str, info: ValidationInfo) -> str:
-        if not pattern.fullmatch(value):
+        if not re.fullmatch("|".join(re.sub("[A-Z]+", ".+", kind) for kind in accepted), value):
             raise ValueError(f"unknown source {value!r}; accepted: {', '.join(accepted)}")
         kind, _, path = value.partition(":")
         return f"{kind}:{(info.context / path).resolve()}" if kind in ("beir", "jsonl") and info.context else value
@@ -181,20 +176,18 @@ class Profile(_Strict):
     @classmethod
     def _names_of_models(cls, content):
         """Mappings in ``models`` and ``larger`` go to ``hub_models``, so that both are lists of names."""
-        found = {}
-
-        def name_of(entry, key):
-            if not isinstance(entry, dict):
-                return entry
-            name = entry.get("name")
-            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
-                raise ValueError(f"{key!r} needs a name of its own of letters, digits, '.', '-' and '_', got {name!r}")
-            found[name] = {key: value for key, value in entry.items() if key != "name"}
-            return name
-
-        lists = {key: content[key] for key in ("models", "larger") if isinstance(content.get(key), list)}
-        names = {key: [name_of(entry, f"{key}.{place}") for place, entry in enumerate(lists[key])] for key in lists}
-        return content | names | ({"hub_models": content.get("hub_models", {}) | found} if found else {})
+        content, found = dict(content), dict(content.get("hub_models", {}))
+        for key in ("models", "larger"):
+            entries = content.get(key)
+            for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+                if isinstance(entry, dict):
+                    name = entry.get("name")
+                    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or name in SHIPPED:
+                        problem = "needs a name of its own of letters, digits, '.', '-' and '_'"
+                        raise ValueError(f"'{key}.{place}' {problem}, got {name!r}")
+                    found[name] = {key: value for key, value in entry.items() if key != "name"}
+                    content[key] = [*content[key][:place], name, *content[key][place + 1 :]]
+        return content | ({"hub_models": found} if found else {})
 
     @property
     def scored_models(self) -> list[str]:
@@ -203,44 +196,37 @@ class Profile(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self):
-        for problem in self._problems():
-            raise ValueError(problem)
-        return self
-
-    def _problems(self):
-        for key, names in (("models", self.models), ("larger", self.larger)):
-            for place, name in enumerate(names):
-                if name not in SHIPPED and name not in self.hub_models:
+        for key in ("models", "larger"):
+            for place, name in enumerate(getattr(self, key)):
+                if name not in (*SHIPPED, *self.hub_models):
                     accepted = f"{', '.join(map(repr, SHIPPED))}, or a mapping with name and hub (an id on the hub)"
-                    yield f"'{key}.{place}': unknown base model {name!r}; accepted: {accepted}"
+                    raise ValueError(f"'{key}.{place}': unknown base model {name!r}; accepted: {accepted}")
         if self.large_model not in self.scored_models:
-            yield f"large_model {self.large_model!r} is not among models {self.scored_models}"
+            raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
         tasks = [task.name for task in self.tasks]
         for key, names in (("models", self.scored_models), ("tasks", tasks)):
             if len(set(names)) != len(names):
-                yield f"{key} names one twice: {names}"
-        if taken := sorted(set(tasks) & set(TEXT_PARTS)):
-            yield f"task name {taken[0]!r} is that of a part of the text; name the task otherwise"
+                raise ValueError(f"{key} names one twice: {names}")
+        if taken := set(tasks) & set(TEXT_PARTS):
+            raise ValueError(f"task name {taken.pop()!r} is that of a part of the text; name the task otherwise")
+        return self
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path.
 
     Raises:
-        StudyError: no such profile, not YAML, an unknown key, a wrong type or an unknown name in it; one line that names
+        StudyError: No such profile, not YAML, an unknown key, a wrong type or an unknown name in it; one line that names
             key, file and accepted values.
     """
     path = profile_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"profile {path.name} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"profile {path.name} must hold keys and values; accepted: {', '.join(Profile.model_fields)}")
-    try:
-        return Profile.model_validate(content, context=path.parent)
+        return Profile.model_validate(content if isinstance(content, dict) else {}, context=path.parent)
     except ValidationError as error:
         raise StudyError(f"profile {path.name}: {'; '.join(map(_explained, error.errors()))}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"profile {path.name} is not readable YAML: {' '.join(str(error).split())}") from error
 
 
 def profile_path(name_or_path: str | Path) -> Path:
@@ -255,17 +241,13 @@ def profile_path(name_or_path: str | Path) -> Path:
 
 
 def _explained(problem):
-    key = ".".join(map(str, problem["loc"])) or "profile"
+    key, got = ".".join(map(str, problem["loc"])) or "profile", f", got {problem['input']!r:.80}"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; accepted: {', '.join(_fields_at(problem['loc'][:-1]))}"
-    got = "" if problem["type"] == "missing" else f", got {problem['input']!r:.80}"
-    return f"key {key!r}: {problem['msg'].removeprefix('Value error, ')}{got}"
-
-
-def _fields_at(location):
-    model = Profile
-    for part in location:
-        if part in model.model_fields:  # neither the place in a list nor the name of a model
-            annotation = model.model_fields[part].annotation
-            model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
-    return model.model_fields
+        model = Profile
+        for part in problem["loc"][:-1]:
+            if part in model.model_fields:  # neither the place in a list nor the name of a model
+                annotation = model.model_fields[part].annotation
+                model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
+        return f"unknown key {key!r}; accepted: {', '.join(model.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key {key!r}: {message}{got if problem['type'] != 'missing' else ''}"

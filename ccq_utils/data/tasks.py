@@ -31,9 +31,6 @@ NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word 3-grams from which two bodies count as one document; at 0.8 the shared setters of
 scikit-learn's estimators and the operator families of pandas fall together, different functions do not."""
 
-FEW_QUERIES = 10
-BEIR_FOLDER = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
-
 
 @dataclass(frozen=True)
 class Task:
@@ -63,15 +60,14 @@ class Task:
     def __post_init__(self):
         for problem in _problems(self):
             raise StudyError(f"task {self.name!r}: {problem}")
-        if (reporting := len(self.query_ids("test"))) < FEW_QUERIES:
+        if (reporting := len(self.query_ids("test"))) < 10:
             few = f"task {self.name!r} has only {reporting} test queries; no interval over so few can be trusted"
             warnings.warn(few, stacklevel=3)
 
     def query_ids(self, split: str) -> list[str]:
         """Judged query ids of ``split`` (``test`` or ``validation``), sorted."""
-        if split not in ("test", "validation"):
-            raise StudyError(f"unknown split {split!r}; accepted: test, validation")
-        return sorted(query for query in self.qrels if (query in self.validation) == (split == "validation"))
+        wanted = {"test": False, "validation": True}[split]
+        return sorted(query for query in self.qrels if (query in self.validation) == wanted)
 
     def manifest(self) -> dict:
         """Counts and a sha256 over all text and judgements, by which another version of the text is noticed."""
@@ -99,23 +95,15 @@ def _problems(task):
     for query, grades in task.qrels.items():
         if query not in task.queries:
             yield f"a judgement names query {query!r}, which does not exist; mend the qrels"
-        missing = next((name for name in grades if name not in task.documents), None)
-        if missing is not None and not task.allow_missing:
-            yield (
-                f"query {query!r} judges document {missing!r}, which does not exist; mend the qrels or set"
-                " allow_missing: true (such a document counts as never found)"
-            )
+        for name in () if task.allow_missing else grades.keys() - task.documents.keys():
+            yield f"query {query!r} judges document {name!r}, which does not exist; mend the qrels or set allow_missing: true"
 
 
 def load_task(spec: TaskSpec, seed: int) -> Task:
-    """Build the task that a profile names.
-
-    Args:
-        spec: its source and sizes.
-        seed: of what is drawn: documents, queries, validation queries.
+    """Build the task that a profile names; ``seed`` draws documents, queries and validation queries.
 
     Raises:
-        StudyError: a library is missing, a BEIR file is missing or malformed, a judgement names no document, mteb's data
+        StudyError: A library is not shipped, a BEIR file is missing or malformed, a judgement names no document, mteb's data
             cannot be had.
     """
     kind, _, rest = spec.source.partition(":")
@@ -123,12 +111,8 @@ def load_task(spec: TaskSpec, seed: int) -> Task:
 
 
 def _docstring_task(spec, kind, seed):
-    known, canonical, notes = _documented(tuple(spec.libraries))
-    if not known:
-        raise StudyError(
-            f"task {spec.name!r}: no documented entries in libraries {spec.libraries}; name installed libraries"
-        )
-    kept = [entry for entry in known if canonical[entry.name] == entry.name]
+    entries, canonical, notes = _documented(tuple(spec.libraries))
+    kept = [entry for entry in entries if canonical[entry.name] == entry.name]
     kept = _sample(kept, spec.max_documents or len(kept), seed)
     documents = {entry.name: entry.body for entry in kept}
     queries, qrels = {}, {}
@@ -136,17 +120,16 @@ def _docstring_task(spec, kind, seed):
         owners = defaultdict(list)
         for entry in kept:
             owners[" ".join(re.findall(r"\w+", entry.summary.lower()))].append(entry)
-        for words, (first, *others) in owners.items():
+        for words, same in owners.items():
             if len(words.split()) >= MIN_SUMMARY_WORDS:
-                queries[first.name] = first.summary
-                qrels[first.name] = {entry.name: 1 for entry in (first, *others)}
+                queries[same[0].name] = same[0].summary
+                qrels[same[0].name] = {entry.name: 1 for entry in same}
     else:
         for entry in kept:
-            targets = {canonical.get(name) for name in entry.see_also} & documents.keys() - {entry.name}
-            if targets:
+            if targets := {canonical.get(name) for name in entry.see_also} & documents.keys() - {entry.name}:
                 queries[entry.name] = entry.body
                 qrels[entry.name] = dict.fromkeys(sorted(targets), 1)
-    return _sampled(spec, documents, queries, qrels, seed, dict(notes), licence="bsd-3-clause")
+    return _sampled(spec, documents, queries, qrels, seed, notes, licence="bsd-3-clause")
 
 
 @cache
@@ -158,12 +141,12 @@ def _documented(libraries):
     other wrong.
     """
     read = [entry for library in libraries for entry in read_library(library)]
-    cut = [(entry, entry.body.split()) for entry in read]
+    cut = ((entry, entry.body.split()) for entry in read)
     entries = [
-        replace(entry, body=" ".join(words[:MAX_BODY_WORDS])) for entry, words in cut if len(words) >= MIN_BODY_WORDS
+        replace(entry, body=" ".join(body[:MAX_BODY_WORDS])) for entry, body in cut if len(body) >= MIN_BODY_WORDS
     ]
     if not entries:
-        return [], {}, {}
+        raise StudyError("a task of docstrings needs libraries whose docstrings have bodies")
     shingles = HashingVectorizer(
         token_pattern=r"\w+", ngram_range=(3, 3), binary=True, norm=None, alternate_sign=False, n_features=2**22
     ).transform(entry.body for entry in entries)
@@ -171,24 +154,22 @@ def _documented(libraries):
     sizes = shingles.getnnz(axis=1)
     close = shared.data >= NEAR_DUPLICATE * (sizes[shared.row] + sizes[shared.col] - shared.data)
     graph = sparse.coo_matrix((np.ones(close.sum()), (shared.row[close], shared.col[close])), shape=shared.shape)
-    labels = connected_components(graph, directed=False)[1]
+    labels, names = connected_components(graph, directed=False)[1], [entry.name for entry in entries]
     best = {}
-    for label, entry in zip(labels, entries, strict=True):
-        rank = (entry.name.count("."), entry.name)
-        best[label] = min(best.get(label, rank), rank)
-    canonical = {entry.name: best[label][1] for label, entry in zip(labels, entries, strict=True)}
+    for label, name in sorted(zip(labels, names, strict=True), key=lambda pair: (pair[1].count("."), pair[1])):
+        best.setdefault(label, name)
+    canonical = {name: best[label] for label, name in zip(labels, names, strict=True)}
     notes = {"entries_read": len(read), "near_duplicates_dropped": len(entries) - len(best)}
     return entries, canonical, notes
 
 
 def _beir_task(spec, place, seed):
     folder, owner = Path(place), f"task {spec.name!r}"
-    documents, queries = (read_texts(folder / f"{name}.jsonl", owner, BEIR_FOLDER) for name in ("corpus", "queries"))
+    documents, queries = (read_texts(folder / f"{name}.jsonl", owner) for name in ("corpus", "queries"))
     test = _read_qrels(folder / "qrels" / "test.tsv", owner)
-    path = next((path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()), None)
-    tuning = _read_qrels(path, owner) if path is not None and spec.validation_queries else {}
-    validation = _validation(spec, test, tuning, seed)
-    return _sampled(spec, documents, queries, {**test, **validation}, seed, {}, validation=frozenset(validation))
+    held = [path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()]
+    tuning = _read_qrels(held[0], owner) if held and spec.validation_queries else {}
+    return _sampled(spec, documents, queries, test, seed, {}, tuning)
 
 
 def _mteb_task(spec, name, seed):
@@ -203,21 +184,18 @@ def _mteb_task(spec, name, seed):
     documents = {document: text for document, text in corpus.items() if text}
     queries = {row["id"]: row["text"] for held in splits.values() for row in held["queries"]}
     judged = splits[test]["relevant_docs"]
-    validation = _validation(spec, judged, splits[extra]["relevant_docs"] if extra else {}, seed)
+    tuning = splits[extra]["relevant_docs"] if extra else {}
     dropped = len(corpus) - len(documents)
     notes = {"revision": task.metadata.dataset["revision"], "empty_documents_dropped": dropped}
     spec = spec.model_copy(update={"exclude_self": task.ignore_identical_ids, "allow_missing": True})
-    licence = task.metadata.license or "not specified"
-    return _sampled(spec, documents, queries, {**judged, **validation}, seed, notes, frozenset(validation), licence)
+    return _sampled(spec, documents, queries, judged, seed, notes, tuning, task.metadata.license or "not specified")
 
 
-def _validation(spec, test, tuning, seed):
-    """Judgements to choose by: a sample of the split for tuning without the queries of the test split."""
-    tuning = {query: grades for query, grades in tuning.items() if query not in test}
-    return {query: tuning[query] for query in _sample(sorted(tuning), spec.validation_queries, seed)}
-
-
-def _sampled(spec, documents, queries, qrels, seed, notes, validation=None, licence="not specified"):
+def _sampled(spec, documents, queries, qrels, seed, notes, tuning=None, licence="not specified"):
+    """The task of the sizes asked for; validation queries are drawn from ``tuning``, where it is None from ``qrels``."""
+    if tuning is not None:
+        validation = frozenset(_sample(sorted(tuning.keys() - qrels.keys()), spec.validation_queries, seed))
+        qrels = {**qrels, **{query: tuning[query] for query in sorted(validation)}}
     qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if spec.max_queries:
         qrels = {query: qrels[query] for query in _sample(sorted(qrels), spec.max_queries, seed)}
@@ -228,10 +206,12 @@ def _sampled(spec, documents, queries, qrels, seed, notes, validation=None, lice
         room = max(0, spec.max_documents - len(judged))
         judged |= set(_sample(sorted(set(documents) - judged), room, seed))
         documents = {name: text for name, text in documents.items() if name in judged}
-    if validation is None:
+    if tuning is None:
         validation = frozenset(_sample(sorted(qrels), min(spec.validation_queries, len(qrels) // 2), seed + 1))
     queries = {query: text for query, text in queries.items() if query in qrels}
-    return Task(spec.name, documents, queries, qrels, validation, spec.exclude_self, spec.allow_missing, licence, notes)
+    return Task(
+        spec.name, documents, queries, qrels, validation, spec.exclude_self, spec.allow_missing, licence, dict(notes)
+    )
 
 
 def _sample(items, count, seed):
@@ -243,13 +223,12 @@ def _sample(items, count, seed):
 
 def _read_qrels(path, owner):
     qrels = defaultdict(dict)
-    for number, line in read_lines(path, owner, BEIR_FOLDER):
+    for number, line in read_lines(path, owner):
         row = line.rstrip("\r\n").split("\t")
-        if number == 1 and row[-1] == "score":
-            continue
-        try:
-            query, document, grade = row
-            qrels[query][document] = int(grade)
-        except ValueError as error:
-            raise StudyError(f"{owner}: {path.name} line {number} is not query, document, grade: {row}") from error
+        if number > 1 or row[-1] != "score":
+            try:
+                query, document, grade = row
+                qrels[query][document] = int(grade)
+            except ValueError as error:
+                raise StudyError(f"{owner}: {path.name} line {number} is not query, document, grade: {row}") from error
     return dict(qrels)
