@@ -81,12 +81,14 @@ def evaluate(
     json: Annotated[str, typer.Option(metavar="OUT", help="write the report there")] = "",
 ):
     """Compare compression methods on your own BEIR folder."""
-    from ccq_utils.analyses import own_task
+    from ccq_utils.analyses import comparison
 
-    report = own_task.evaluate_task(task, bytes, profile, peers, exclude_self=exclude_self, allow_missing=allow_missing)
+    report = comparison.evaluate_task(
+        task, bytes, profile, peers, exclude_self=exclude_self, allow_missing=allow_missing
+    )
     if json:
-        own_task.write_report(report, Path(json))
-    print(own_task.summary(report))
+        comparison.write_report(report, Path(json))
+    print(comparison.summary(report))
 
 
 @app.command()

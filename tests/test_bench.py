@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ccq_utils.analyses import bench, comparison, own_task
+from ccq_utils.analyses import bench, comparison
 from ccq_utils.common.errors import StudyError
 
 
@@ -52,10 +52,10 @@ def report():
 
 
 def test_report_is_shown_and_written(report, tmp_path):
-    text = own_task.summary(report)
+    text = comparison.summary(report)
     assert "mine: 9 queries, 80 documents" in text and "not run: OPQ, own corpus: too few" in text
     assert "0.900 [0.800, 0.950]" in text
-    own_task.write_report(report, tmp_path / "deep" / "report.json")
+    comparison.write_report(report, tmp_path / "deep" / "report.json")
     assert json.loads((tmp_path / "deep" / "report.json").read_text()) == report
 
 
@@ -65,7 +65,7 @@ def test_report_is_shown_and_written(report, tmp_path):
 )
 def test_what_cannot_be_evaluated_is_refused_at_once(source, budget, message):
     with pytest.raises(StudyError, match=message):
-        own_task.evaluate_task(source, budget)
+        comparison.evaluate_task(source, budget)
 
 
 class Pretended:
@@ -95,14 +95,14 @@ def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, r
     vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
     study = Pretended(vectors, fit_pca(general.training, 16), cache)
     study.profile = study.profile.model_copy(update={"models": ["a"], "larger": []})
-    monkeypatch.setattr(own_task, "task_vectors", lambda study, members=None: replace(vectors, own={}))
+    monkeypatch.setattr(comparison, "task_vectors", lambda study, members=None: replace(vectors, own={}))
     monkeypatch.setattr(comparison, "trained_decoder", lambda study, start: (study.decoder, None))
-    report = own_task.compare(study, 8)
+    report = comparison.compare(study, 8)
     found = pd.DataFrame(report["methods"])
     assert set(found["method"]) == set(comparison.METHODS) and len(found) == 2 * len(comparison.METHODS)
     assert report["concat"]["bytes_per_vector"] == 128 and (found["compression_factor"] == 16).all()
     assert found["retention"].is_monotonic_decreasing and np.isfinite(found[["low", "high"]]).all(axis=None)
-    peers = own_task.compare(study, 8, peers=True)
-    assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(comparison.METHODS) + len(own_task.PEERS) + 1)
+    peers = comparison.compare(study, 8, peers=True)
+    assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(comparison.METHODS) + len(comparison.PEERS) + 1)
     assert any(row["method"] == "PQ" and "at least 256 vectors" in row["reason"] for row in peers["skipped"])
     assert json.loads(json.dumps(peers)) == peers

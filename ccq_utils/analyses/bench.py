@@ -36,14 +36,13 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 
 
 def run(profile="default", documents=100_000, texts=128, output="", rounds=5) -> list[Path]:
-    """Measure, and write ``encoding.csv`` and ``search.csv``; returns their paths.
+    """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
     Args:
         documents: How many vectors are searched. A million takes 6 GB of memory.
         texts: How many texts are encoded.
-        output: Folder to write into; empty for ``data/bench``.
     """
-    study, folder, written = Study(profile), Path(output) if output else FOLDER, []
+    study, folder = Study(profile), Path(output or FOLDER)
     parts = {
         "encoding": lambda: encoding(study, texts, rounds),
         "search": lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds),
@@ -51,10 +50,9 @@ def run(profile="default", documents=100_000, texts=128, output="", rounds=5) ->
     for name, part in parts.items():
         load = os.getloadavg()[0]
         table = part().assign(profile=study.profile.name, processor=processor(), load=load)
-        written.append(folder / f"{name}.csv")
-        with write_atomically(written[-1]) as file:
+        with write_atomically(folder / f"{name}.csv") as file:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
-    return written
+    return [folder / f"{name}.csv" for name in parts]
 
 
 def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = "rounds") -> pd.DataFrame:
@@ -103,8 +101,7 @@ def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), s
         queries: How many are asked at once.
 
     Returns:
-        One row per method and number of queries: seconds, ``bytes_per_vector``, ``queries_per_second``, and ``recall``, the
-        share of the float search's first ten that is found.
+        A row per method and number of queries; ``recall`` is the share of the float search's first ten that is found.
     """
     if documents < RESULTS:
         raise StudyError(f"search is timed on at least {RESULTS} documents, got {documents}")
@@ -117,15 +114,11 @@ def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), s
     asked = normalise(held[rng.integers(0, documents, max(queries))] + NOISE * noise)
     sizes, searches = _indexes(held, budget or max(1, 4 * dims // FACTOR), seed)
     with threadpool_limits(1):
-        found = {name: find(asked) for name, find in searches.items()}
-    recall = {
-        name: np.mean([np.isin(a, b).mean() for a, b in zip(found[FLAT], rows, strict=True)])
-        for name, rows in found.items()
-    }
+        first = {name: find(asked) for name, find in searches.items()}
+    recall = {name: np.mean([*map(np.isin, first[FLAT], rows)]) for name, rows in first.items()}
     tables = []
     for count in queries:
-        part = asked[:count]
-        work = {name: lambda find=find, part=part: find(part) for name, find in searches.items()}
+        work = {name: partial(find, asked[:count]) for name, find in searches.items()}
         table = race(work, rounds, f"rounds of search, {count} at once").assign(documents=documents, queries=count)
         tables.append(table.assign(queries_per_second=count / table["seconds"]))
     found = pd.concat(tables, ignore_index=True)

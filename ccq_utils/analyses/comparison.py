@@ -1,19 +1,23 @@
 """Ours, the paper's pipeline, published peers and a base model alone at the same bytes (notebook 07, ``ccq evaluate``)."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ccq_utils.codecs.byte_blocks import Equalised
-from ccq_utils.codecs.peers import make_peer
+from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
-from ccq_utils.study.scores import FITTED_ON, Vectors, score_method
+from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
+from ccq_utils.study.scores import FITTED_ON, Vectors, score_method, task_vectors
 from ccq_utils.study.stats import with_verdicts
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder
@@ -81,19 +85,93 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, **labels)
     return pd.concat(found, ignore_index=True), skipped
 
 
-def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame, name: str = OURS) -> pd.DataFrame:
-    """Retention of every method, and its nDCG@10 less that of the method ``name`` (``difference``), paired by query.
+def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
+    """Retention of every method, and its nDCG@10 less that of ``OURS`` (``difference``), paired by query.
 
-    ``verdict`` says whether it is better or worse than ``name``, after Holm's correction for all methods and tasks at the
-    same factor, fitted on the same kind of text.
+    ``verdict`` says whether it is better or worse, after Holm's correction for all methods and tasks at the same factor,
+    fitted on the same kind of text.
     """
-    by = ["factor", "fitted_on", "method"]
-    same = scores["method"] == name
-    apart = study.summarise(scores[~same], by, scores[same].drop(columns="method"), "difference")
-    apart = with_verdicts(apart, family=["factor", "fitted_on"])
-    apart = apart.rename(
-        columns={"estimate": "difference"} | {end: f"difference_{end}" for end in ("low", "high", "p")}
-    )
+    by, ours = ["factor", "fitted_on", "method"], scores["method"] == OURS
+    apart = study.summarise(scores[~ours], by, scores[ours].drop(columns="method"), "difference")
+    apart = with_verdicts(apart, family=by[:2]).rename(columns={"estimate": "difference"})
+    apart = apart.rename(columns={end: f"difference_{end}" for end in ("low", "high", "p")})
     table = study.summarise(scores, [*by, "bytes_per_vector"], raw)
     columns = ["task", *by, *(column for column in apart if column.startswith("difference")), "verdict"]
     return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
+
+
+# ---- anyone's own retrieval set -------------------------------------------------------------------------------------
+
+
+def evaluate_task(source: str, budget: int, profile: str = "default", peers: bool = False, **options) -> dict:
+    """Base models, their raw concat, and compression methods at ``budget`` bytes per document vector, on one task.
+
+    The profile's models, selection and decoder are taken as notebooks 01 and 03 left them. Each method is fitted once on the
+    profile's training text and once on the task's documents, never on its queries or judgements.
+
+    Args:
+        source: ``beir:DIR``.
+        peers: published methods as well.
+        options: ``exclude_self`` and ``allow_missing`` of ``TaskSpec``.
+
+    Returns:
+        What ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
+        what cannot be had at this size or from so few documents, and why.
+    """
+    if not source.startswith("beir:"):
+        raise StudyError(
+            f"unknown task {source!r}; accepted: beir:DIR, a folder with corpus.jsonl, queries.jsonl, qrels/test.tsv"
+        )
+    if budget < 1:
+        raise StudyError(f"budget {budget} must be at least one byte per vector")
+    path = Path(source.removeprefix("beir:")).resolve()
+    name = f"{path.name} (BEIR folder)" if path.name in TEXT_PARTS else path.name
+    spec = TaskSpec(name=name, source=f"beir:{path}", **options)
+    return compare(Study(load_profile(profile).model_copy(update={"tasks": [spec]})), budget, peers)
+
+
+def compare(study: Study, budget: int, peers: bool = False) -> dict:
+    """The report of ``evaluate_task``, for a study of one task."""
+    (name,), models = study.tasks, study.profile.scored_models
+    alone = {model: task_vectors(study, members=[model]) for model in progress(models, "models on this task")}
+    vectors = task_vectors(study)
+    singles = {model: alone[model] for model in study.profile.models} if peers else {}
+    scores, skipped = score_methods(study, methods(study, vectors, PEERS if peers else (), singles), budget)
+    rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector"], vectors.raw)
+    rows = rows.rename(columns={"estimate": "retention"}).sort_values("retention", ascending=False, kind="stable")
+    rows["compression_factor"] = 4 * vectors.dims / rows["bytes_per_vector"]
+    columns = "method fitted_on bytes_per_vector compression_factor ndcg_at_10 retention low high".split()
+    concat = {"members": study.members, "dims": vectors.dims, "bytes_per_vector": 4 * vectors.dims}
+    found = {"task": name, "profile": study.profile.name}
+    found |= {"queries": len(vectors.raw), "documents": len(vectors.by_task[name].documents)}
+    found["models"] = [{"name": model} | _mean(study, alone[model].raw) for model in models]
+    found["concat"] = concat | _mean(study, vectors.raw)
+    return found | {"methods": rows[columns].to_dict("records"), "skipped": skipped}
+
+
+def _mean(study, scores):
+    row = study.summarise(scores, [], statistic="mean").iloc[0]
+    return {name: row[name] for name in ("ndcg_at_10", "low", "high")}
+
+
+def write_report(report: dict, path: Path) -> None:
+    """Write the report as JSON."""
+    with write_atomically(path, "w") as file:
+        file.write(json.dumps(report, indent=1) + "\n")
+
+
+def summary(report: dict) -> str:
+    """The report as lines for a terminal."""
+    concat = report["concat"]
+    lines = [f"{report['task']}: {report['queries']} queries, {report['documents']} documents, nDCG@10"]
+    lines += [f"  {model['name']:34} {model['ndcg_at_10']:.3f}" for model in report["models"]]
+    name = f"concat of {' + '.join(concat['members'])}"
+    lines.append(f"  {name:34} {concat['ndcg_at_10']:.3f}  {concat['bytes_per_vector']} bytes")
+    lines.append(f"{'method':34} {'fitted on':13} bytes  factor  nDCG@10  retention [95 % interval]")
+    lines += [
+        f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['compression_factor']:5.0f}x  "
+        f"{row['ndcg_at_10']:.3f}    {row['retention']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in report["methods"]
+    ]
+    lines += [f"not run: {row['method']}, {row['fitted_on']}: {row['reason']}" for row in report["skipped"]]
+    return "\n".join(lines)

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import PercentileCodec
@@ -15,15 +14,18 @@ from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder
 
 
-def train(study: Study, variants: dict[str, dict]) -> tuple[dict[str, list[Decoder]], pd.DataFrame]:
+def train(study: Study, variants: dict[str, dict], once=()) -> tuple[dict[str, list[Decoder]], pd.DataFrame]:
     """Variants of a decoder (name -> settings of ``trained_decoder``), each trained with the profile's seeds.
+
+    Args:
+        once: names of variants that are trained with one seed only, since no verdict hangs on them.
 
     Returns:
         Name -> one decoder per seed; losses by ``decoder``, ``seed`` and ``epoch``.
     """
     decoders, losses = {name: [] for name in variants}, []
     for name, settings in variants.items():
-        for seed in range(study.profile.seeds):
+        for seed in range(1 if name in once else study.profile.seeds):
             decoder, history = trained_decoder(study, **settings, seed=seed)
             decoders[name].append(decoder)
             losses.append(history.assign(decoder=name, seed=seed))
@@ -65,24 +67,3 @@ def score_scorings(
         for scoring, (left, right) in pairs.items():
             found[bits, spacing, scoring] = vectors.ndcg(left @ right.T)
     return found
-
-
-def agreement(before: np.ndarray, after: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """How cosines of decoders' outputs, ``(n, d)`` per seed, relate to those of the vectors that they map, ``(n, D)``.
-
-    Returns:
-        Per seed and text, held against all others, ``(seeds, n)``: ``offset``, the mean difference; ``error``, the root
-        mean squared one; ``rank correlation``, Spearman's; ``nearest kept``, the share of the ten nearest that stay so.
-    """
-    others = ~np.eye(len(before), dtype=bool)
-    concat, *decoded = (np.reshape((each @ each.T)[others], (len(before), -1)) for each in (before, *after))
-    gap = np.stack(decoded) - concat
-    x, y = rankdata(concat, axis=-1), rankdata(decoded, axis=-1)
-    top = [ranks > concat.shape[1] - 10 for ranks in (x, y)]
-    x, y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (x, y))
-    return {
-        "offset": gap.mean(axis=-1),
-        "error": np.sqrt((gap**2).mean(axis=-1)),
-        "rank correlation": (x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)),
-        "nearest kept": (top[0] & top[1]).sum(axis=-1) / 10,
-    }

@@ -43,23 +43,20 @@ def wide(table: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
 def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:
     """Measured (``single``: task, model, estimate) beside published nDCG@10: a wrong prompt or pooling shows at once.
 
-    Rows for tasks that are whole mteb tasks by name (``mteb:NAME``, or a BEIR folder whose task has the same name) and
-    models with a published row; ``agrees`` within ``AGREES``. Empty where there are none.
+    Rows for tasks that are whole mteb tasks by name, or BEIR folders of that name, and models with a published row;
+    ``agrees`` within ``AGREES``. Empty where there are none.
     """
     published = pd.read_csv(PUBLISHED).set_index("model")
     columns = {name.lower(): name for name in published.columns[2:-2]}
+    whole = {spec.name: spec for spec in study.profile.tasks if not (spec.max_documents or spec.max_queries)}
     rows = []
-    for spec in study.profile.tasks:
-        kind, _, place = spec.source.partition(":")
-        column = columns.get((place if kind == "mteb" else spec.name).lower())
-        if kind == "docstrings" or column is None or spec.max_documents or spec.max_queries:
-            continue
-        for row in single[single["task"] == spec.name].itertuples():
-            source = study.models[row.model].source.split(" ")[0]
-            if source in published.index:
-                known = published.loc[source, column] / 100
-                difference = row.estimate - known
-                found = {"task": spec.name, "model": row.model, "published": known, "measured": row.estimate}
-                found |= {"difference": difference, "agrees": bool(abs(difference) <= AGREES)}
-                rows.append(found | {"mixed_revisions": published.loc[source, "mixed_revisions"]})
+    for row in single[single["task"].isin(list(whole))].itertuples():
+        kind, _, place = whole[row.task].source.partition(":")
+        column = columns.get((place if kind == "mteb" else row.task).lower())
+        source = study.models[row.model].source.split(" ")[0]
+        if kind != "docstrings" and column and source in published.index:
+            known = published.loc[source, column] / 100
+            found = {"task": row.task, "model": row.model, "published": known, "measured": row.estimate}
+            found |= {"difference": row.estimate - known, "agrees": bool(abs(row.estimate - known) <= AGREES)}
+            rows.append(found | {"mixed_revisions": published.loc[source, "mixed_revisions"]})
     return pd.DataFrame(rows)

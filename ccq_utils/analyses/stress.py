@@ -2,16 +2,15 @@
 
 import string
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec
+from ccq_utils.codecs.percentile import DETERMINISTIC
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors, score_method
+from ccq_utils.study.scores import TaskVectors, Vectors, fitted_codecs, score_method
 from ccq_utils.study.study import Study
 
 TYPOS = {"as written": 0, "one typo": 1, "three typos": 3}
@@ -37,24 +36,17 @@ def score_budget(
         seeds: How often a codec that draws or trains something is made; the profile's number if None.
         flipped: Share of the stored bits that is flipped; every seed meets other flips.
     """
-    chosen = [None] * (1 if method in DETERMINISTIC else seeds or study.profile.seeds)
-    if method.startswith("decoder"):
-        chosen = list(decoders)[: len(chosen)]
+    decoders = list(decoders)[: seeds or study.profile.seeds] if method.startswith("decoder") else []
 
     def fit(fitting):
-        codecs = [_fitted(method, budget, fitting, one, study.profile.seed + n) for n, one in enumerate(chosen)]
+        codecs = fitted_codecs(study, method, budget, fitting, decoders, seeds)
         damaged = [FlippedCodec(codec, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
         return damaged if flipped else codecs
 
-    weights = [fingerprint(*(part.detach().numpy() for part in one.parameters())) for one in chosen if one is not None]
-    key = {"codec": method, "budget": budget, "decoders": weights, "made": len(chosen), "flipped": flipped}
+    made = 1 if method in DETERMINISTIC else len(decoders) or seeds or study.profile.seeds
+    weights = [fingerprint(*(part.detach().numpy() for part in one.parameters())) for one in decoders]
+    key = {"codec": method, "budget": budget, "decoders": weights, "made": made, "flipped": flipped}
     return score_method(study, vectors, fit, key, symmetric=symmetric, method=method, budget=budget, **labels)
-
-
-@lru_cache(maxsize=64)
-def _fitted(method, budget, fitting: FittingVectors, decoder, seed):
-    codec = make_codec(method, fitting.training.shape[1], budget, decoder, seed)
-    return codec.fit(fitting.training, fitting.calibration)
 
 
 class FlippedCodec:

@@ -4,7 +4,6 @@ import itertools
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -12,54 +11,31 @@ import seaborn as sns
 from ccq_utils.common.cache import writing_to
 
 PALETTE = sns.color_palette("colorblind")
-COLOURS = {
-    "minilm": PALETTE[0],
-    "lexical": PALETTE[1],
-    "wordllama": PALETTE[2],
-    "static": PALETTE[3],
-    "model2vec": PALETTE[4],
-    "concat": "#222222",
-    "rank fusion": PALETTE[7],
-    "score fusion": PALETTE[5],
-    "PCA": PALETTE[2],
-    "PCA, rotated": PALETTE[0],
-    "decoder": PALETTE[3],
-    "decoder, rotated": PALETTE[1],
-    "LSH": PALETTE[7],
-    "byte blocks": "#5b2a86",
-    "PQ": PALETTE[5],
-    "binary, float query": PALETTE[9],
-    "minilm alone, byte blocks": PALETTE[2],
-    "mass": PALETTE[0],
-    "width": PALETTE[1],
-    "symmetric": PALETTE[7],
-    "asymmetric": PALETTE[0],
-    "bucket numbers": PALETTE[3],
-    "one scale": PALETTE[2],
-}
-"""One colour per model and per method across the whole study, from a colour-blind-safe palette."""
+SHARED = (
+    ("minilm", "PCA, rotated", "mass", "asymmetric"),
+    ("lexical", "decoder, rotated", "width"),
+    ("wordllama", "PCA", "minilm alone, byte blocks", "one scale"),
+    ("static", "decoder", "bucket numbers"),
+    ("model2vec",),
+    ("score fusion",),
+    (),
+    ("rank fusion", "LSH", "symmetric"),
+    (),
+    ("binary, float query",),
+)
+"""Models and methods by their colour of the palette, which is safe for colour-blind eyes; no figure shows two of a row."""
+COLOURS = {name: PALETTE[number] for number, names in enumerate(SHARED) for name in names}
+COLOURS |= {"concat": "#222222", "byte blocks": "#5b2a86"}
 MARKERS = "osD^vP"
 """Marks that tell tasks apart where points lie close."""
 
 
 def style() -> None:
     """Fonts and lines that read well at half width."""
-    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE)
-    matplotlib.rcParams.update(
-        {
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 100,
-            "savefig.dpi": 150,
-            "axes.titlesize": 13,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "svg.hashsalt": "ccq",
-            "svg.fonttype": "none",
-        }
-    )
+    chosen = {"figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 150, "legend.frameon": False}
+    chosen |= {"axes.titlesize": 13, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+    chosen |= {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ccq", "svg.fonttype": "none"}
+    sns.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=chosen)
 
 
 def colour(name: str):
@@ -69,8 +45,7 @@ def colour(name: str):
 
 def task_colours(tasks) -> dict:
     """A colour per task, by the profile's order; a seventh task begins again."""
-    shades = itertools.cycle(PALETTE[number] for number in (0, 1, 2, 4, 5, 7))
-    return dict(zip(tasks, shades, strict=False))
+    return dict(zip(tasks, itertools.cycle(PALETTE[number] for number in (0, 1, 2, 4, 5, 7)), strict=False))
 
 
 def save_figure(figure, folder: Path, name: str) -> None:
@@ -99,22 +74,16 @@ def _wrap(text, width):
 
 
 def panels(names, width: float = 5.5, height: float = 3.6, columns: int = 2, sharey: bool = False):
-    """One panel per name, titled with it, at most ``columns`` in a row so that text stays readable at half width.
+    """A figure and one panel of ``width`` x ``height`` inches per name, at most ``columns`` in a row.
 
-    Args:
-        width, height: of one panel, in inches.
-
-    Returns:
-        The figure and its panels, one per name; a place that the last row leaves free is blank and can take the legend.
+    A place that the last row leaves free is blank and can take the legend.
     """
     names = list(names)
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False, sharey=sharey)
-    for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name)
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
+    for axis, name in itertools.zip_longest(axes.flat, names):
+        axis.set_axis_off() if name is None else axis.set_title(name)
     return figure, list(axes.flat[: len(names)])
 
 
@@ -128,7 +97,7 @@ def legend(figure, axes, **options) -> None:
 def interval_bars(table: pd.DataFrame, label: str, axis, reference: float = 0.0, colours=None) -> None:
     """Horizontal estimates with 95 % intervals; columns ``estimate``, ``low``, ``high`` and ``label``, top row first."""
     rows = range(len(table))[::-1]
-    for row, (_, line) in zip(rows, table.iterrows(), strict=True):
+    for row, line in zip(rows, table.to_dict("records"), strict=True):
         shade = (colours or {}).get(line[label], colour(line[label]))
         axis.plot([line["low"], line["high"]], [row, row], color=shade, lw=2.5, solid_capstyle="round")
         axis.plot(line["estimate"], row, "o", color=shade, ms=7)
@@ -157,19 +126,15 @@ def points(table: pd.DataFrame, x: str, y: str, label: str, axis, color, marker:
 def cells(table: pd.DataFrame, index: list[str], columns: str, digits: int = 3) -> pd.DataFrame:
     """A summary for the eye: ``0.937 [0.926, 0.948]`` in one cell per entry of ``columns``, one row per ``index``."""
     texts = [f"{row.estimate:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in table.itertuples()]
-    return table.assign(cell=texts).pivot_table(
-        index=index, columns=columns, values="cell", aggfunc="first", sort=False
-    )
+    return table.assign(cell=texts).pivot_table("cell", index, columns, aggfunc="first", sort=False)
 
 
 def curves_by_task(table: pd.DataFrame, x: str, label: str, shades: dict, ticks, xlabel: str):
     """One panel per task with a banded curve per entry of ``shades`` (label -> colour); returns figure and axes."""
-    names = table["task"].unique()
-    figure, axes = panels(names, sharey=True)
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = panels(table["task"].unique(), sharey=True)
+    for axis, (_, rows) in zip(axes, table.groupby("task", sort=False), strict=True):
         for shown, shade in shades.items():
-            part = table[(table["task"] == name) & (table[label] == shown)]
-            curve(part, x, shown, axis, color=shade)
+            curve(rows[rows[label] == shown], x, shown, axis, color=shade)
         axis.axhline(1, color="#999999", lw=1)
         axis.set(xlabel=xlabel, ylabel="retention of nDCG@10" if axis.get_subplotspec().is_first_col() else "")
         log_ticks(axis, ticks)

@@ -5,8 +5,6 @@ descending order as ``pytrec_eval`` (mteb's scorer) does. nDCG@10, MRR@10 and Re
 holds them against mteb to 1e-6.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -21,12 +19,7 @@ BLOCK = 256  # queries per block of scores: 256 x 10,000 documents are 10 MB of 
 class Evaluator:
     """Scores rankings of one split of a task; prepares the judgements once and serves any number of score matrices.
 
-    Args:
-        task: its document order (insertion order of ``task.documents``) is the column order of the scores.
-        split: ``test`` (for reporting) or ``validation`` (for choices).
-
-    Attributes:
-        query_ids: row order of the scores.
+    Columns of the scores are documents in the order of ``task.documents``, rows queries in that of ``query_ids``.
     """
 
     def __init__(self, task: Task, split: str = "test"):
@@ -38,41 +31,32 @@ class Evaluator:
         self.tie_rank[np.argsort(np.array(document_ids, dtype=object))[::-1]] = np.arange(len(document_ids))
         self.own = np.array([column.get(query, -1) if task.exclude_self else -1 for query in self.query_ids])
         # A judgement for a document that does not exist stays in the ideal ranking and is never found, as in mteb.
-        grades = [task.qrels[query] for query in self.query_ids]
-        self.ideal = np.array(
-            [_dcg(sorted((grade for grade in given.values() if grade > 0), reverse=True)[:10]) for given in grades]
-        )
-        self.relevant = np.array([sum(grade > 0 for grade in given.values()) for given in grades])
+        grades = [{k: grade for k, grade in task.qrels[query].items() if grade > 0} for query in self.query_ids]
+        best = [sorted(given.values(), reverse=True)[:10] for given in grades]
+        self.ideal = np.array([sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)) for gains in best])
+        self.relevant = np.array([len(given) for given in grades])
         judged = [
-            (row, column[name], grade)
-            for row, given in enumerate(grades)
-            for name, grade in given.items()
-            if grade > 0 and name in column
+            (row, column[k], grade) for row, given in enumerate(grades) for k, grade in given.items() if k in column
         ]
         self.rows, self.columns, self.gains = np.array(judged, dtype=np.int64).reshape(-1, 3).T
 
-    def __call__(self, score_block: Callable[[slice], np.ndarray]) -> pd.DataFrame:
-        """Per-query metrics: a table indexed by query id with one column per name in ``METRICS``.
-
-        Args:
-            score_block: the scores ``(queries, documents)``, higher is better; or a function of a slice of query rows that
-                returns theirs.
+    def __call__(self, matrix: np.ndarray) -> pd.DataFrame:
+        """Per-query metrics of scores ``(queries, documents)``, higher is better: a row per query, a column per ``METRICS``.
 
         Raises:
             StudyError: a score is NaN or the shape does not fit the task.
         """
-        if not callable(score_block):
-            self._check_shape(score_block, len(self.query_ids))
+        size, expected = len(self.query_ids), (len(self.query_ids), len(self.task.documents))
+        if matrix.shape != expected:
+            raise StudyError(
+                f"task {self.task.name!r}: scores have shape {matrix.shape}, expected {expected} (queries, documents)"
+            )
         ranks = np.empty(len(self.rows), dtype=np.int64)
-        for start in range(0, len(self.query_ids), BLOCK):
-            block = slice(start, min(start + BLOCK, len(self.query_ids)))
-            scores = np.array(score_block(block) if callable(score_block) else score_block[block])
-            self._check_shape(scores, block.stop - block.start)
+        for start in range(0, size, BLOCK):
+            block = slice(start, min(start + BLOCK, size))
+            scores = self._without_own(matrix[block], block)
             if np.isnan(scores).any():
                 raise StudyError(f"task {self.task.name!r}: a score is NaN; check the vectors that were scored")
-            own = self.own[block]
-            has_own = np.flatnonzero(own >= 0)
-            scores[has_own, own[has_own]] = -np.inf
             first, last = np.searchsorted(self.rows, [block.start, block.stop])
             rows, columns = self.rows[first:last] - start, self.columns[first:last]
             for pair, (row, column) in enumerate(zip(rows, columns, strict=True), first):
@@ -81,37 +65,23 @@ class Evaluator:
                 before = np.count_nonzero(self.tie_rank[ties] < self.tie_rank[column]) if len(ties) > 1 else 0
                 ranks[pair] = np.count_nonzero(line > score) + before + 1
         ranks[self.columns == self.own[self.rows]] = NEVER
-        return self._metrics(ranks)
-
-    def _check_shape(self, scores, queries):
-        expected = (queries, len(self.task.documents))
-        if scores.shape != expected:
-            raise StudyError(
-                f"task {self.task.name!r}: scores have shape {scores.shape}, expected {expected} (queries, documents)"
-            )
-
-    def _metrics(self, ranks):
-        size = len(self.query_ids)
         dcg = np.bincount(self.rows, np.where(ranks <= 10, self.gains / np.log2(ranks + 1.0), 0), size)
         best = np.full(size, NEVER)
         np.minimum.at(best, self.rows, ranks)
         found = np.bincount(self.rows, ranks <= 100, size)
-        table = {
-            "ndcg_at_10": dcg / self.ideal,
-            "mrr_at_10": np.where(best <= 10, 1.0 / best, 0),
-            "recall_at_100": found / self.relevant,
-        }
-        return pd.DataFrame(table, index=pd.Index(self.query_ids, name="query"))
+        values = dcg / self.ideal, np.where(best <= 10, 1 / best, 0), found / self.relevant
+        return pd.DataFrame(dict(zip(METRICS, values, strict=True)), index=pd.Index(self.query_ids, name="query"))
+
+    def _without_own(self, scores, block):
+        """A copy in which a query's own document, where it is excluded, comes last."""
+        scores, own = np.array(scores), self.own[block]
+        has_own = np.flatnonzero(own >= 0)
+        scores[has_own, own[has_own]] = -np.inf
+        return scores
 
     def top(self, scores: np.ndarray, count: int = 10) -> np.ndarray:
         """Columns of the ``count`` best documents per query, ``(queries, count)``, best first, own document excluded."""
-        scores = np.array(scores)
-        has_own = np.flatnonzero(self.own >= 0)
-        scores[has_own, self.own[has_own]] = -np.inf
+        scores = self._without_own(scores, slice(None))
         part = np.argpartition(-scores, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
         return np.take_along_axis(part, order, axis=1)
-
-
-def _dcg(gains):
-    return sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains))

@@ -46,6 +46,8 @@ class FittingVectors:
 
     training: np.ndarray
     calibration: np.ndarray | None = None
+    codecs: dict = field(default_factory=dict)
+    """What ``fitted_codecs`` has fitted on them."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,21 +127,24 @@ def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors
     return score_table(values, **labels)
 
 
-def fitted_codecs(study: Study, method: str, budget: int, fitting: FittingVectors, decoders=()) -> list:
+def fitted_codecs(
+    study: Study, method: str, budget: int, fitting: FittingVectors, decoders=(), seeds: int | None = None
+) -> list:
     """A codec of ``CODECS`` fitted once per seed where it draws or trains something, else once.
 
     Args:
         budget: bytes per vector at most.
         decoders: trained decoders, one per seed, for the codecs that take one.
+        seeds: how many; the profile's number if None.
     """
-    dims = fitting.training.shape[1]
-    each = (
-        decoders if method.startswith("decoder") else [None] * (1 if method in DETERMINISTIC else study.profile.seeds)
-    )
-    return [
-        make_codec(method, dims, budget, decoder, study.profile.seed + seed).fit(fitting.training, fitting.calibration)
-        for seed, decoder in enumerate(each)
-    ]
+    count = 1 if method in DETERMINISTIC else seeds or study.profile.seeds
+    each = decoders[:count] if method.startswith("decoder") else [None] * count
+    keys = [(method, budget, decoder, study.profile.seed + number) for number, decoder in enumerate(each)]
+    for key in keys:
+        if key not in fitting.codecs:
+            codec = make_codec(method, fitting.training.shape[1], *key[1:])
+            fitting.codecs[key] = codec.fit(fitting.training, fitting.calibration)
+    return [fitting.codecs[key] for key in keys]
 
 
 def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labels) -> pd.DataFrame:
@@ -170,8 +175,6 @@ def score_method(
 ) -> pd.DataFrame:
     """``score_codecs`` of what ``fit`` gives, fitted on general text or on each task's own corpus, and never twice.
 
-    Scores are kept in the cache, so that a run that was killed goes on from them.
-
     Args:
         fit: fits codecs, one per seed; called once per distinct set of vectors to fit on.
         key: all that ``fit`` depends on beside these vectors and the profile's seeds, JSON-able.
@@ -186,16 +189,14 @@ def score_method(
 
         def make(fitting=fitting, part=part):
             codecs = fit(fitting)
-            found = score_codecs(part, codecs, symmetric)
-            held = {
-                f"task {task}": rows["score"].to_numpy().reshape(len(codecs), -1)
-                for task, rows in found.groupby("task", sort=False)
-            }
+            found = score_codecs(part, codecs, symmetric).groupby("task", sort=False)["score"]
+            held = {f"task {task}": scores.to_numpy().reshape(len(codecs), -1) for task, scores in found}
             return held | {"bytes": np.array([codecs[0].bytes_per_vector])}
 
         described = {"fitted": fitting.fingerprint, "tasks": {task: one.fingerprint for task, one in tasks.items()}}
         held = study.cache.arrays("scores", {**key, "seeds": seeds, "symmetric": symmetric, **described}, make)
         scoring = {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": held["bytes"][0].item()}
-        values = {task: held[f"task {task}"] for task in tasks}
-        parts.append(score_table(values, fitted_on=fitted_on, **labels, **scoring))
+        parts.append(
+            score_table({task: held[f"task {task}"] for task in tasks}, fitted_on=fitted_on, **labels, **scoring)
+        )
     return pd.concat(parts, ignore_index=True)

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import re
 import warnings
 from dataclasses import asdict
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ccq_utils.common import paths
-from ccq_utils.common.cache import Cache
+from ccq_utils.common.cache import LIBRARIES, Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.data.corpora import Corpora, load_corpora
@@ -26,17 +25,10 @@ from ccq_utils.study import figures
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.stats import summarise
 
-STEPS = {
-    "01": "01_select_models",
-    "02": "02_concatenation_gains",
-    "03": "03_train_decoder",
-    "04": "04_calibrate_quantization",
-    "05": "05_stress_tests",
-    "06": "06_open_questions",
-    "07": "07_more_per_byte",
-    "08": "08_take_it_home",
-}
-SPLITS = ("validation", "test")
+NAMES = """select_models concatenation_gains train_decoder calibrate_quantization stress_tests open_questions more_per_byte
+take_it_home"""
+STEPS = {f"{number:02}": f"{number:02}_{name}" for number, name in enumerate(NAMES.split(), 1)}
+"""Number of a notebook -> its name."""
 
 
 class Study:
@@ -71,15 +63,13 @@ class Study:
     def _task(self, spec):
         if not spec.source.startswith("mteb:"):
             return load_task(spec, self.profile.seed)
-        mteb = importlib.metadata.version("mteb")  # which pins the revision of the task's data
-        key = {"spec": spec.model_dump(), "seed": self.profile.seed, "mteb": mteb}
 
-        def build(folder):
+        def make():
             task = load_task(spec, self.profile.seed)
-            made = vars(task) | {"validation": sorted(task.validation)}
-            (folder / "task.json").write_text(json.dumps(made))
+            return vars(task) | {"validation": sorted(task.validation)}
 
-        held = json.loads((self.cache.artifact("tasks", key, build) / "task.json").read_text())
+        mteb = importlib.metadata.version("mteb")  # which pins the revision of the task's data
+        held = self._downloaded("task", "tasks", spec, make, mteb=mteb)
         return Task(**held | {"validation": frozenset(held["validation"])})
 
     @cached_property
@@ -88,12 +78,14 @@ class Study:
         spec = self.profile.training
         if not spec.source.startswith("hub:"):
             return load_corpora(spec, self.profile.seed)
-        key = {"spec": spec.model_dump(), "seed": self.profile.seed}
+        held = self._downloaded("corpora", "corpora", spec, lambda: asdict(load_corpora(spec, self.profile.seed)))
+        return Corpora(**held)
 
-        def build(folder):
-            (folder / "corpora.json").write_text(json.dumps(asdict(load_corpora(spec, self.profile.seed))))
-
-        return Corpora(**json.loads((self.cache.artifact("corpora", key, build) / "corpora.json").read_text()))
+    def _downloaded(self, name, kind, spec, make, **key):
+        """What ``make`` gives, kept in the cache as ``name.json``."""
+        key |= {"spec": spec.model_dump(), "seed": self.profile.seed}
+        folder = self.cache.artifact(kind, key, lambda path: (path / f"{name}.json").write_text(json.dumps(make())))
+        return json.loads((folder / f"{name}.json").read_text())
 
     @cached_property
     def models(self):
@@ -119,18 +111,16 @@ class Study:
             text: a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
                 ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs).
         """
-        if (model, text, split) not in self._vectors:
+        key = (model, text, split)
+        if key not in self._vectors:
             kind = "document" if split is None else "query"
-            self._vectors[model, text, split] = embed(self.models[model], self.texts(text, split), self.cache, kind)
-        return self._vectors[model, text, split]
+            self._vectors[key] = embed(self.models[model], self.texts(text, split), self.cache, kind)
+        return self._vectors[key]
 
     def texts(self, text: str, split: str | None = None) -> list[str]:
         """The texts behind ``member_vectors``, in the same order."""
-        if text in self.tasks:
-            task = self.tasks[text]
-            if split is None:
-                return list(task.documents.values())
-            return [task.queries[name] for name in task.query_ids(split)]
+        if task := self.tasks.get(text):
+            return [task.queries[name] for name in task.query_ids(split)] if split else list(task.documents.values())
         if text in ("short", "long"):
             return [pair[text == "long"] for pair in self.corpora.pairs[: self.profile.open_questions.pairs]]
         if text in TEXT_PARTS:
@@ -158,26 +148,19 @@ class Study:
 
     @cached_property
     def _evaluators(self):
-        return {
-            (name, split): Evaluator(task, split)
-            for name, task in self.tasks.items()
-            for split in SPLITS
-            if task.query_ids(split)
-        }
+        each = ((name, task, split) for name, task in self.tasks.items() for split in ("validation", "test"))
+        return {(name, split): Evaluator(task, split) for name, task, split in each if task.query_ids(split)}
 
     @property
     def tuning_tasks(self) -> list[str]:
         """Tasks with validation queries, on which choices are made."""
         return [name for name in self.tasks if (name, "validation") in self._evaluators]
 
-    # ---- statistics ---------------------------------------------------------------------------------------------
+    # ---- statistics and outputs ---------------------------------------------------------------------------------
 
     def summarise(self, scores: pd.DataFrame, by: list[str], reference=None, statistic="retention") -> pd.DataFrame:
         """``stats.summarise`` with the profile's resamples and seed of the bootstrap."""
-        drawn = {"resamples": self.profile.resamples, "seed": self.profile.bootstrap_seed}
-        return summarise(scores, by, reference, statistic, **drawn)
-
-    # ---- outputs ------------------------------------------------------------------------------------------------
+        return summarise(scores, by, reference, statistic, self.profile.resamples, self.profile.bootstrap_seed)
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write ``STEP_name.csv`` beside the other tables and return the table."""
@@ -202,17 +185,12 @@ class Study:
             table.to_parquet(path, index=False, compression="zstd")
 
     def read(self, name: str) -> pd.DataFrame:
-        """Read a table of an earlier notebook, for example ``01_selection``.
-
-        Raises
-        ------
-        StudyError : it is not there; the message names the notebook to run.
-        """
+        """A table of an earlier notebook, for example ``01_selection``; where it is missing, the error says what to run."""
         path = self.results / f"{name}.csv"
         if not path.is_file():
-            step = STEPS.get(name[:2], "the notebook that writes it")
+            notebook = STEPS.get(name[:2], "the notebook that writes it")
             raise StudyError(
-                f"table {name}.csv of profile {self.profile.name!r} is missing; run {step} first"
+                f"table {name}.csv of profile {self.profile.name!r} is missing; run {notebook} first"
                 f" (ccq run --profile {self.profile.name} --only {name[:2]})"
             )
         return pd.read_csv(path)
@@ -232,13 +210,7 @@ def quiet() -> None:
 
 def versions_table() -> pd.DataFrame:
     """Versions of Python and of the libraries that decide the numbers."""
-    pattern = re.compile(
-        r"^(torch|sentence-transformers|transformers|mteb|faiss-cpu|numpy|scipy|scikit-learn|pandas|model2vec|wordllama)$"
-    )
-    found = {
-        dist.metadata["Name"]: dist.version
-        for dist in importlib.metadata.distributions()
-        if pattern.match(dist.metadata["Name"] or "")
-    }
-    rows = [("python", platform.python_version()), *sorted(found.items())]
+    deciding = {*LIBRARIES, "mteb", "pandas", "wordllama"} - {"tokenizers"}
+    found = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
+    rows = [("python", platform.python_version()), *sorted(item for item in found.items() if item[0] in deciding)]
     return pd.DataFrame(rows, columns=["package", "version"])
