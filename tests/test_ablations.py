@@ -4,12 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from notebook_cells import functions_of
+from scipy.stats import rankdata
 
-from ccq_utils.analyses.decoders import agreement, score_decoders, train
+from ccq_utils.analyses.decoders import score_decoders, train
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.data.profile import DecoderSpec
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
+
+agreement = functions_of("03_train_decoder", rankdata=rankdata, vectors=None).agreement
 
 
 @pytest.fixture
@@ -21,22 +25,27 @@ def test_each_variant_is_trained_once_per_seed_with_its_losses(texts, random_vec
     spec = DecoderSpec(dims=8, stops=[4, 8], epochs=2, batch_size=32)
     vectors = {"training": random_vectors(64, 24, 1), "validation": texts}
     study = SimpleNamespace(profile=SimpleNamespace(seeds=2, seed=7, decoder=spec), cache=cache, concat=vectors.get)
-    decoders, losses = train(study, {"PCA start": {"start": "PCA"}, "narrow": {"start": "random", "dims": 4}})
-    assert [decoder.config["out_dims"] for group in decoders.values() for decoder in group] == [8, 8, 4, 4]
-    assert losses.groupby(["decoder", "seed"], sort=False).size().tolist() == [3] * 4
+    decoders, losses = train(
+        study, {"PCA start": {"start": "PCA"}, "narrow": {"start": "random", "dims": 4}}, {"PCA start": 1}
+    )
+    assert [decoder.config["out_dims"] for group in decoders.values() for decoder in group] == [8, 4, 4]
+    assert losses.groupby(["decoder", "seed"], sort=False).size().tolist() == [3] * 3
     weights = [decoder.layers[0].weight for decoder in decoders["narrow"]]
     assert (weights[0] != weights[1]).any()
 
 
-def test_scores_at_a_stop_are_those_of_the_truncated_output(texts, make_task):
+def test_scores_at_a_stop_are_those_of_the_truncated_output_and_kept(texts, make_task, cache, monkeypatch):
     evaluator = Evaluator(make_task(documents=60, queries=20))
     one = TaskVectors(texts[: len(evaluator.query_ids)], texts, evaluator)
     decoders = [fit_pca(texts[:40], 8), fit_pca(texts[20:], 8)]
-    found = score_decoders(Vectors({"a": one}, FittingVectors(texts)), {"PCA": decoders}, [4, 8])
+    study, vectors = SimpleNamespace(cache=cache), Vectors({"a": one, "b": one}, FittingVectors(texts))
+    found = score_decoders(study, vectors, {"PCA": decoders}, [4, 8])
     queries, documents = (decoders[1].transform(part, 4) for part in (one.queries, one.documents))
-    kept = found[(found["stop"] == 4) & (found["seed"] == 1)]
+    kept = found[(found["stop"] == 4) & (found["seed"] == 1) & (found["task"] == "b")]
     assert kept["score"].tolist() == pytest.approx(one.ndcg(queries @ documents.T).tolist())
-    assert len(found) == 2 * 2 * len(one.queries)
+    assert len(found) == 2 * 2 * 2 * len(one.queries)
+    monkeypatch.setattr("ccq_utils.codecs.decoder.Decoder.transform", None)
+    assert score_decoders(study, vectors, {"PCA": decoders}, [4, 8]).equals(found)
 
 
 def test_cosines_agree_with_themselves(texts):

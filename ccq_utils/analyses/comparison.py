@@ -12,7 +12,6 @@ import pandas as pd
 from ccq_utils.codecs.byte_blocks import Equalised
 from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
-from ccq_utils.common.cache import fingerprint
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
@@ -20,7 +19,7 @@ from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
 from ccq_utils.study.scores import FITTED_ON, Vectors, score_method, task_vectors
 from ccq_utils.study.stats import with_verdicts
 from ccq_utils.study.study import Study
-from ccq_utils.study.training import trained_decoder
+from ccq_utils.study.training import trained_decoder, weights_of
 
 OURS = "byte blocks"
 METHODS = (OURS, "decoder", "PCA, rotated", "LSH")
@@ -47,7 +46,7 @@ def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: di
         seeds: how often byte blocks and PCA with a random rotation are made; all else is made once.
     """
     decoder, _ = trained_decoder(study, study.read("03_decoders")["start"].iloc[0])
-    weights = fingerprint(*(part.detach().numpy() for part in decoder.parameters()))
+    (weights,) = weights_of([decoder])
 
     def peer(name, dims, budget, seed):
         codec = make_peer(name.removesuffix(", equalised"), dims, budget, seed)

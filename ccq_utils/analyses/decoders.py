@@ -1,6 +1,7 @@
 """Decoders side by side, in float at every stop and behind the quantizer."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,36 +10,46 @@ from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import PercentileCodec
 from ccq_utils.codecs.quantizer import BITS, SPACINGS, unpack
 from ccq_utils.models.embed import normalise
-from ccq_utils.study.scores import TaskVectors, Vectors, score_vectors
+from ccq_utils.study.scores import TaskVectors, Vectors, score_table, score_vectors
 from ccq_utils.study.study import Study
-from ccq_utils.study.training import trained_decoder
+from ccq_utils.study.training import trained_decoder, weights_of
 
 
-def train(study: Study, variants: dict[str, dict], once=()) -> tuple[dict[str, list[Decoder]], pd.DataFrame]:
+def train(study: Study, variants: dict[str, dict], seeds: dict[str, int] | None = None):
     """Variants of a decoder (name -> settings of ``trained_decoder``), each trained with the profile's seeds.
 
     Args:
-        once: names of variants that are trained with one seed only, since no verdict hangs on them.
+        seeds: name -> how many seeds are enough, where no verdict hangs on more.
 
     Returns:
         Name -> one decoder per seed; losses by ``decoder``, ``seed`` and ``epoch``.
     """
     decoders, losses = {name: [] for name in variants}, []
     for name, settings in variants.items():
-        for seed in range(1 if name in once else study.profile.seeds):
+        for seed in range(study.profile.seeds)[: (seeds or {}).get(name)]:
             decoder, history = trained_decoder(study, **settings, seed=seed)
             decoders[name].append(decoder)
             losses.append(history.assign(decoder=name, seed=seed))
     return decoders, pd.concat(losses, ignore_index=True)
 
 
-def score_decoders(vectors: Vectors, decoders: dict[str, list[Decoder]], stops: list[int]) -> pd.DataFrame:
-    """Per-query scores of what decoders give in float at every stop; label columns ``decoder`` and ``stop``."""
-    parts = [
-        score_vectors(vectors, [lambda x, d=d, s=stop: d.transform(x, s) for d in group], decoder=name, stop=stop)
-        for name, group in decoders.items()
-        for stop in stops
-    ]
+def score_decoders(
+    study: Study, vectors: Vectors, decoders: dict[str, list[Decoder]], stops: list[int]
+) -> pd.DataFrame:
+    """Per-query scores of what decoders give in float at every stop, kept in the cache; labels ``decoder`` and ``stop``."""
+    parts = []
+    for (name, group), stop in itertools.product(decoders.items(), stops):
+
+        def make(group=group, stop=stop):
+            each = [score_vectors(vectors, [partial(one.transform, dims=stop)])["score"] for one in group]
+            return {"scores": np.stack(each)}
+
+        tasks = {task: one.fingerprint for task, one in vectors.by_task.items()}
+        held = study.cache.arrays("scores", {"stop": stop, "decoders": weights_of(group), "tasks": tasks}, make)[
+            "scores"
+        ]
+        ends = np.cumsum([len(one.queries) for one in vectors.by_task.values()])[:-1]
+        parts.append(score_table(dict(zip(tasks, np.split(held, ends, axis=1), strict=True)), decoder=name, stop=stop))
     return pd.concat(parts, ignore_index=True)
 
 

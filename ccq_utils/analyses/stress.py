@@ -8,10 +8,10 @@ import pandas as pd
 
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import DETERMINISTIC
-from ccq_utils.common.cache import fingerprint
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import TaskVectors, Vectors, fitted_codecs, score_method
 from ccq_utils.study.study import Study
+from ccq_utils.study.training import weights_of
 
 TYPOS = {"as written": 0, "one typo": 1, "three typos": 3}
 TEXT_DAMAGE = (*TYPOS, "first half", "last half")
@@ -44,8 +44,7 @@ def score_budget(
         return damaged if flipped else codecs
 
     made = 1 if method in DETERMINISTIC else len(decoders) or seeds or study.profile.seeds
-    weights = [fingerprint(*(part.detach().numpy() for part in one.parameters())) for one in decoders]
-    key = {"codec": method, "budget": budget, "decoders": weights, "made": made, "flipped": flipped}
+    key = {"codec": method, "budget": budget, "decoders": weights_of(decoders), "made": made, "flipped": flipped}
     return score_method(study, vectors, fit, key, symmetric=symmetric, method=method, budget=budget, **labels)
 
 

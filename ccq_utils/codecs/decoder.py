@@ -3,6 +3,7 @@
 It is PCA, which has a formula, or trained on text without judgements.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
 
 def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
     """Squared error of what the transposed map, ``weight.T``, rebuilds from each prefix: a tied linear autoencoder."""
-    rebuilt = [outputs[:, :stop] @ weight[:stop] for stop in stops]
+    blocks = (outputs[:, start:stop] @ weight[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+    rebuilt = itertools.accumulate(blocks)  # what one stop rebuilds, the next adds to
     return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
 
 

@@ -72,3 +72,8 @@ def chosen_decoders(study: Study, training=None) -> list[Decoder]:
     """The trained decoder that notebook 03 chose on validation queries, one per seed; trained where the cache lacks it."""
     start = study.read("03_decoders")["start"].iloc[0]
     return [trained_decoder(study, start, seed=seed, training=training)[0] for seed in range(study.profile.seeds)]
+
+
+def weights_of(decoders: list[Decoder]) -> list[str]:
+    """What tells decoders apart in a key of the cache."""
+    return [fingerprint(*(part.detach().numpy() for part in decoder.parameters())) for decoder in decoders]
