@@ -18,9 +18,6 @@ class Coded(Module):
     """Turns a document's vector into what its code stands for, and projects a query's. Compare them by dot product.
 
     ``encode_query`` projects; ``encode_document`` codes and decodes; so does ``encode``, for search with both sides coded.
-
-    Args:
-        codec: Fitted on vectors like those that come in.
     """
 
     forward_kwargs = {"task"}
@@ -51,10 +48,9 @@ class Coded(Module):
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
-        """Load what ``save`` wrote."""
-        return cls(
-            files.load_codec(Path(load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))))
-        )
+        """What ``save`` wrote."""
+        folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
+        return cls(files.load_codec(Path(folder)))
 
 
 def coded_model(pipeline: CompressedModel) -> SentenceTransformer:
@@ -78,7 +74,7 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
 
     model = coded_model(pipeline) if coded else pipeline.decoded()
     tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
-    members = getattr(model[0], "members", [model])
+    members, weights = getattr(model[0], "members", [model]), list(model.parameters())
     unknown = ("release_date", "license", "public_training_code", "public_training_data", "training_datasets", "loader")
     fields = dict.fromkeys(unknown) | {
         "name": name,
@@ -86,9 +82,9 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
         "framework": ["Sentence Transformers", "PyTorch"],
         "open_weights": True,
         "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),
-        "n_parameters": sum(part.numel() for part in model.parameters()),
+        "n_parameters": sum(part.numel() for part in weights),
         "n_embedding_parameters": sum(table.numel() for table in tables),
-        "memory_usage_mb": sum(part.numel() * part.element_size() for part in model.parameters()) / 2**20,
+        "memory_usage_mb": sum(part.nbytes for part in weights) / 2**20,
         "max_tokens": model.max_seq_length,
         "embed_dim": model.get_embedding_dimension(),
         "similarity_fn_name": model.similarity_fn_name,

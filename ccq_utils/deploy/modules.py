@@ -1,9 +1,6 @@
 """The concat as modules of sentence-transformers, and how a saved model of them is loaded.
 
-Example:
-    model = ConcatTransformer(modules=[Concat([one, other]), DecoderModule.of(trained), Normalize()])
-    model.save_pretrained("folder")
-    again = load_model("folder")
+model = ConcatTransformer(modules=[Concat([one, other]), DecoderModule.of(trained), Normalize()])
 """
 
 import importlib
@@ -34,12 +31,9 @@ class Concat(InputModule):
     each member's own prompt, ``encode`` its default one; a ``prompt`` that is given (and not empty) goes to all members.
 
     Args:
-        members: SentenceTransformers, at least one.
+        members: SentenceTransformers with the same similarity function, at least one.
         weights: One positive number per member; all the same where None.
         names: One folder name per member, for saved files; ``member_1``, ... where None.
-
-    Raises:
-        StudyError: No member, members with different similarity functions, or weights or names that do not fit.
     """
 
     config_keys = ["names", "weights"]
@@ -48,11 +42,10 @@ class Concat(InputModule):
 
     def __init__(self, members: list[SentenceTransformer], weights=None, names=None):
         super().__init__()
-        count = len(members)
-        self.names = [f"member_{number}" for number in range(1, count + 1)] if names is None else list(names)
-        self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
-        if not count:
+        if not (count := len(members)):
             raise StudyError("Concat needs at least one member; give a list of SentenceTransformers")
+        self.names = list(names or (f"member_{number}" for number in range(1, count + 1)))
+        self.weights = [float(weight) for weight in weights or [1] * count]
         if len(self.weights) != count or not all(0 < weight < math.inf for weight in self.weights):
             raise StudyError(f"Concat: weights {self.weights} must be {count} positive numbers, one per member")
         if len(set(self.names)) != count or not all(FOLDER_NAME.fullmatch(name) for name in self.names):
@@ -99,10 +92,9 @@ class Concat(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
-        """Load what ``save`` wrote."""
-        hub = hub_options(kwargs)
-        config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
-        folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub)
+        """What ``save`` wrote."""
+        folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
+        config = cls.load_config(folder)
         return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 
 
@@ -110,10 +102,8 @@ class DecoderModule(Decoder, Module):
     """The study's decoder as a module; follow it by ``Normalize()``.
 
     Args:
-        in_dims: Dims of the concat.
-        out_dims: Dims of the output.
+        in_dims, out_dims, shape: As of ``Decoder``.
         stops: Dims that it was trained to be cut to; None where any will do, as with PCA.
-        shape: ``depth``, ``width``, ``dropout``, ``residual`` of ``Decoder``.
     """
 
     def __init__(self, in_dims: int, out_dims: int, stops: list[int] | None = None, **shape):
@@ -148,7 +138,7 @@ class DecoderModule(Decoder, Module):
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
-        """Load what ``save`` wrote."""
+        """What ``save`` wrote."""
         hub = hub_options(kwargs)
         module = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
         return cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=module, **hub).eval()
@@ -157,8 +147,7 @@ class DecoderModule(Decoder, Module):
 class ConcatTransformer(SentenceTransformer):
     """A SentenceTransformer that normalises what it truncates, and warns of a ``truncate_dim`` that is no stop.
 
-    The library cuts the vectors that come out of the last module, ``Normalize`` included, so they become shorter than one.
-    Cosines do not mind; dot products and int8 codes do.
+    The library truncates after ``Normalize``; cosines do not mind, dot products and int8 codes do.
     """
 
     def encode(self, *args, truncate_dim: int | None = None, normalize_embeddings: bool = False, **kwargs):
@@ -198,12 +187,11 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     Raises:
         StudyError: No saved model there, a file that is missing or damaged, or a module of any other package.
     """
-    name = str(name_or_path)
+    check_device(device)
+    name, modules = str(name_or_path), []
     options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))
     options |= {"backend": "torch", "trust_remote_code": False}
     config, entries = (_read_json(name, f"{file}.json", hub) for file in ("config_sentence_transformers", "modules"))
-    modules = []
-    check_device(device)
     for entry in entries:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
@@ -240,9 +228,7 @@ def _module_class(name, reference):
         return getattr(importlib.import_module(CLASSES[kind]), kind)
     found = import_module_class(reference) if package.startswith("sentence_transformers.") else None
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise StudyError(
-            f"model {name}: {reference!r} is no module of sentence-transformers or ccq_utils; it is not run"
-        )
+        raise StudyError(f"model {name}: {reference!r} is no module of sentence-transformers or ccq_utils; not run")
     return found
 
 

@@ -41,9 +41,6 @@ class CompressedModel:
         card: Markdown for the saved README.md, below how to use the model.
         precision: What transformers compute in, one of ``models.encoding.PRECISIONS``. It belongs to the machine and is not
             saved; the attribute tells what ``auto`` became.
-
-    Raises:
-        StudyError: The model has a ``truncate_dim`` of its own, or the precision is unknown.
     """
 
     def __init__(self, model: SentenceTransformer, codec, card: str = "", precision: str = "float32"):
@@ -66,19 +63,14 @@ class CompressedModel:
         device: str | None = "cpu",
         precision: str = "float32",
     ) -> "CompressedModel":
-        """The members that notebook 01 of a profile chose, with their weights.
+        """The members that notebook 01 of a profile (name or YAML file) chose, with their weights.
 
         Args:
-            profile: Its name or YAML file.
             budget: Bytes per document; a 48th of the concat's where None.
             codec: A name in ``codecs.percentile.CODECS``; ``decoder`` takes the one that notebook 03 chose.
             general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
             output: Where the profile's notebooks wrote to; empty for the checkout.
             device: Where the members run: ``cpu``, ``cuda``; None takes the best there is.
-            precision: As of the class.
-
-        Raises:
-            StudyError: An unknown profile or codec, or a profile whose notebooks have not been run.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study
@@ -101,12 +93,12 @@ class CompressedModel:
 
     def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
         """Fit the codec on the texts that will be coded, or on other text with ``calibration`` texts set apart."""
-        self.codec.fit(*[self._vectors(part, "document") for part in (texts, calibration) if part is not None])
+        self.codec.fit(*[self.vectors(part, "document") for part in (texts, calibration) if part is not None])
         return self
 
     def fit_encode_document(self, texts: list[str]) -> np.ndarray:
         """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
-        vectors = self._vectors(texts, "document")
+        vectors = self.vectors(texts, "document")
         return self.codec.fit(vectors).encode(vectors)
 
     def encode_document(self, texts: list[str]) -> np.ndarray:
@@ -115,7 +107,7 @@ class CompressedModel:
         texts = _checked(texts)
         parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         parts = progress(parts, "texts encoded") if len(parts) > 1 else parts
-        return np.concatenate([self.codec.encode(self._vectors(part, "document")) for part in parts])
+        return np.concatenate([self.codec.encode(self.vectors(part, "document")) for part in parts])
 
     def index(self, codes: np.ndarray):
         """A faiss index of the codes: build it once where several searches follow, or to save it."""
@@ -123,24 +115,19 @@ class CompressedModel:
         return faiss_index.to_faiss(self.codec, codes)
 
     def search(self, queries: str | list[str], codes, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The best documents of each query; all documents are compared.
-
-        Args:
-            queries: One text or several.
-            codes: Packed codes, or the ``index`` of them.
-            k: Results per query.
+        """The ``k`` best documents of each query; all documents, given as ``codes`` or ``index`` of them, are compared.
 
         Returns:
             Scores and document numbers, shape (queries, k), best first; shape (k,) for a single query.
-
         """
         alone = isinstance(queries, str)
-        vectors = self._vectors([queries] if alone else queries, "query")
+        vectors = self.vectors([queries] if alone else queries, "query")
         index = codes if hasattr(codes, "ntotal") else self.index(codes)
         scores, numbers = faiss_index.search(self.codec, index, vectors, k)
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
-    def _vectors(self, texts, task):
+    def vectors(self, texts: Iterable[str], task: str = "document") -> np.ndarray:
+        """Float vectors of documents or of ``query`` texts, ``(texts, dims) float32``: what the codec is fitted on."""
         return encoding.encode(self.encoder, _checked(texts), task)
 
     def decoded(self) -> SentenceTransformer:
@@ -162,10 +149,7 @@ class CompressedModel:
         return {"codec": files.fingerprint(self.codec), "model": self._model_mark}
 
     def save(self, folder: str | Path) -> None:
-        """Write the model (as ``decoded`` gives it), the codec, a model card, and a list of all files with their sha256.
-
-        The folder must be new, empty, or one that holds a saved model, which is replaced.
-        """
+        """Write model, codec, card, and all files' sha256 to a folder that is new, empty, or a saved model's (replaced)."""
         from ccq_utils.deploy import card
 
         folder = Path(folder)
@@ -210,10 +194,7 @@ class CompressedModel:
         return files.load_codes(Path(path), self.marks)
 
     def save_index(self, path: str | Path, index, ids: Iterable) -> None:
-        """Write an ``index`` for plain faiss, and ids and fingerprints to ``PATH.json``.
-
-        It takes queries as ``coded_model(self).encode_query`` gives them, and finds what ``search`` finds.
-        """
+        """Write an ``index`` for plain faiss (queries: ``coded_model(self).encode_query``), ids to ``PATH.json``."""
         faiss_index.save_index(Path(path), index, [str(name) for name in ids], self.marks)
 
     def load_index(self, path: str | Path) -> tuple:
@@ -238,16 +219,13 @@ def check_place(folder: Path) -> None:
 def model_fingerprint(model: SentenceTransformer) -> str:
     """sha256 over all files that saving a model writes, except the card and the versions that it was saved with."""
     _quiet()
-    sums = {}
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch, create_model_card=False)
-        for name in _files(Path(scratch)):
-            path = Path(scratch) / name
-            if path.suffix == ".json" and path.name.startswith("config"):
-                held = json.loads(path.read_text(encoding="utf-8"))
-                sums[name] = {key: value for key, value in held.items() if "version" not in key}
-            else:
-                sums[name] = file_digest(path)
+        sums = {name: file_digest(Path(scratch) / name) for name in _files(Path(scratch))}
+        for path in Path(scratch).rglob("config*.json"):
+            held = json.loads(path.read_text(encoding="utf-8"))
+            known = {key: value for key, value in held.items() if "version" not in key}
+            sums[path.relative_to(scratch).as_posix()] = known
     return digest(sums)
 
 

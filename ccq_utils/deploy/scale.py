@@ -12,7 +12,6 @@ import os
 import socket
 import warnings
 from array import array
-from collections.abc import Iterator
 from functools import lru_cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -29,10 +28,8 @@ from ccq_utils.data.text_files import stream_texts
 from ccq_utils.deploy.pipeline import CHUNK, CompressedModel, read_manifest
 from ccq_utils.models.encoding import precision_here
 
-RETRIES = 3
-"""Further tries of a part whose worker died."""
-ANSWER = 5
-"""Seconds to wait for a cluster. Ray itself waits two minutes and then ends the process."""
+RETRIES, ANSWER = 3, 5
+"""Further tries of a part whose worker died; seconds to wait for a cluster (Ray waits minutes, then ends the process)."""
 
 
 def encode_corpus(
@@ -51,7 +48,6 @@ def encode_corpus(
     Args:
         model: Folder of a saved model; on a cluster, at the same path on every machine.
         texts: A ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them; read twice and never held as a whole.
-        out: The folder to write.
         address: Empty encodes here, one part after the other. With Ray: ``local`` starts a cluster on this machine,
             ``auto`` finds the one that runs on it, or ``host:port`` or ``ray://host:port``.
         workers: Parts encoded at once with Ray; as many as the cluster has room for where None.
@@ -62,9 +58,6 @@ def encode_corpus(
 
     Returns:
         Number of ``texts``, of ``parts``, and of parts ``made`` now.
-
-    Raises:
-        StudyError: Bad or changing texts, codes of another model in the folder, or a cluster that cannot do it.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
     about = read_manifest(model)
@@ -83,7 +76,6 @@ def encode_corpus(
 
     if missing:
         with writing_to(out):
-            out.mkdir(parents=True, exist_ok=True)
             (out / PARTS).unlink(missing_ok=True)  # from here on the folder counts as unfinished
         threads = threads or (1 if address else None)
         work = partial(encode_part, str(model), marks, threads, device)
@@ -108,7 +100,7 @@ _loaded = lru_cache(maxsize=1)(CompressedModel.load)
 _file = "part-{:06d}.safetensors".format
 
 
-def _cut(texts: Path, part: int) -> Iterator[tuple[list[str], list[str]]]:
+def _cut(texts, part):
     """Ids and texts of one part after the other."""
     rows = stream_texts(texts)
     while chunk := list(islice(rows, part)):
@@ -200,7 +192,6 @@ def _connect(address, cpus):
             socket.create_connection((host, int(port)), timeout=ANSWER).close()
         ray.init(address, **quiet, **({"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}))
     except Exception as error:  # a node that starts too slowly is a bare Exception
-        raise StudyError(
-            f"no Ray cluster at {address!r} ({in_one_line(error)}); see ray start, or give local"
-        ) from error
+        reason = in_one_line(error)
+        raise StudyError(f"no Ray cluster at {address!r} ({reason}); see ray start, or give local") from error
     return ray, True

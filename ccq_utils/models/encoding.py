@@ -12,20 +12,15 @@ from ccq_utils.common.errors import StudyError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 """What ``precision`` of a profile and ``--precision`` take; ``auto`` is bfloat16 where the processor multiplies it."""
-TOKENS = 1024
+TOKENS, TOKENS_ON_GPU = 1024, 2**14
 """Tokens per batch, padding included: the activations of a small transformer then stay in a core's cache. The same for every
 number of threads, so that a text stands in the same batch on every machine."""
-TOKENS_ON_GPU = 2**14
 TEXTS = 256
 """Texts per batch of a model without a transformer."""
 
 
 def precision_here(precision: str) -> str:
-    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine.
-
-    Raises:
-        StudyError: It is none of them.
-    """
+    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine; ``StudyError`` if it is none of them."""
     if precision not in PRECISIONS:
         raise StudyError(f"unknown precision {precision!r}; accepted: {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -57,9 +52,8 @@ def transformers_of(model) -> list:
     """The transformers that a SentenceTransformer reads texts with: its first module, or those of members of a ``Concat``."""
     from sentence_transformers.base.modules import Transformer  # takes seconds to import
 
-    members = getattr(model[0], "members", None)
-    if members is not None:
-        return [transformer for member in members for transformer in transformers_of(member)]
+    if hasattr(model[0], "members"):
+        return [transformer for member in model[0].members for transformer in transformers_of(member)]
     return [model[0]] if isinstance(model[0], Transformer) else []
 
 
@@ -76,27 +70,21 @@ def encode(model, texts: list[str], task: str | None = None, prompt: str | None 
         Vectors ``(len(texts), dims) float32`` in the order of the texts; to 1e-5 those of the model's own ``encode``.
     """
     rows, vectors = map(np.concatenate, zip(*encode_batches(model, texts, task, prompt), strict=True))
-    found = np.empty_like(vectors)
-    found[rows] = vectors
-    return found
+    return vectors[np.argsort(rows)]
 
 
 def encode_batches(model, texts, task=None, prompt=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """As ``encode``, batch by batch: places of texts, and their vectors."""
     call = {"query": model.encode_query, "document": model.encode_document}.get(task, model.encode)
-    for rows in _batches(model, texts):
-        batch = [texts[row] for row in rows]
-        vectors = call(batch, prompt=prompt, batch_size=len(batch), show_progress_bar=False)
+    if transformers := transformers_of(model):
+        limit = transformers[0].max_seq_length
+        tokens = transformers[0].tokenizer(list(texts), truncation=limit is not None, max_length=limit)["input_ids"]
+        lengths, budget = [len(each) for each in tokens], TOKENS if model.device.type == "cpu" else TOKENS_ON_GPU
+    else:
+        lengths, budget = [1] * len(texts), TEXTS
+    for rows in token_batches(lengths, budget):
+        vectors = call([texts[row] for row in rows], prompt=prompt, batch_size=len(rows), show_progress_bar=False)
         yield rows, np.asarray(vectors, dtype=np.float32)
-
-
-def _batches(model, texts):
-    transformers = transformers_of(model)
-    if not transformers:
-        return (np.arange(start, min(start + TEXTS, len(texts))) for start in range(0, len(texts), TEXTS))
-    limit = transformers[0].max_seq_length
-    tokens = transformers[0].tokenizer(list(texts), truncation=limit is not None, max_length=limit)["input_ids"]
-    return token_batches([len(each) for each in tokens], TOKENS if model.device.type == "cpu" else TOKENS_ON_GPU)
 
 
 def token_batches(lengths: list[int], budget: int) -> Iterator[np.ndarray]:

@@ -12,26 +12,21 @@ from ccq_utils.models.embed import normalise
 def concat(
     members: Sequence[np.ndarray], weights: Sequence[float] | None = None, normalised: bool = True
 ) -> np.ndarray:
-    """Join member vectors row by row and normalise the join.
+    """Join member vectors row by row and normalise the join: ``(n, sum d_i) float32``.
 
     Args:
         members: Arrays ``(n, d_i)``, one per base model, rows aligned.
         weights: One positive number per member; equal weights where None.
         normalised: Normalise each member first (the paper's way); False joins raw vectors, so that long ones dominate.
 
-    Returns:
-        ``(n, sum d_i) float32`` with rows of length one.
-
     Raises:
         StudyError: No member, members of unequal length, a NaN or zero row, a weight that is not positive.
     """
-    if not members:
-        raise StudyError("concat needs at least one member")
     lengths = [len(member) for member in members]
-    if len(set(lengths)) > 1:
-        raise StudyError(f"concat: members have {lengths} rows; encode the same texts with each")
+    if len(set(lengths)) != 1:
+        raise StudyError(f"concat: members have {lengths} rows; give at least one and encode the same texts with each")
     weights = [1.0] * len(members) if weights is None else list(weights)
-    if len(weights) != len(members) or any(not weight > 0 for weight in weights):
+    if len(weights) != len(members) or not all(weight > 0 for weight in weights):
         raise StudyError(f"concat: weights {weights} must be {len(members)} positive numbers, one per member")
     joined = np.empty((lengths[0], sum(member.shape[1] for member in members)), dtype=np.float32)
     start = 0  # members are written in place one after another, so that only one copy of the join is ever held
@@ -50,7 +45,6 @@ def subsets(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
     """Linear centred kernel alignment of two models' vectors for the same texts, 0 to 1 (Kornblith et al. 2019, eq. 3)."""
-    first = first - first.mean(0)
-    second = second - second.mean(0)
+    first, second = first - first.mean(0), second - second.mean(0)
     cross = np.linalg.norm(first.T @ second) ** 2
     return float(cross / (np.linalg.norm(first.T @ first) * np.linalg.norm(second.T @ second)))
