@@ -29,6 +29,11 @@ class Codec(Protocol):
         """What the codes stand for: ``(n, bytes_per_vector) uint8 -> (n, d) float32``."""
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length one, ``(n, d)``; a row of zeros stays."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
 def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
     """Score matrix ``(queries, documents)``: inner products with the decoded documents.
 

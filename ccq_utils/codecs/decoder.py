@@ -18,6 +18,9 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
 
 LOSSES = ("similarity", "reconstruction")
+FLOOR = 0.3
+"""No mean square counts for less than this share of their mean when dims are equalised: documents that come later have more
+in the last dims than those that PCA was fitted on."""
 ROWS = 4096
 """Vectors that are turned to float64 at a time."""
 
@@ -122,12 +125,23 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
     return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
 
 
-def fit_pca(vectors: np.ndarray, dims: int) -> Decoder:
-    """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products."""
+def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.ndarray | None = None) -> Decoder:
+    """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products.
+
+    Args:
+        vectors: ``(n, D)`` that the axes are fitted on.
+        power: *Equalised* PCA divides each dim by this power of its root mean square: a concat spends most of its length on a
+            few dims that all documents share, and queries find their document by the small ones (notebook 07). 1 whitens.
+        held_out: Vectors that these are measured on, where they are not ``vectors``.
+    """
     if dims > (in_dims := vectors.shape[1]):
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
+    axes = principal_axes(vectors)[:, :dims]
+    if power:
+        squares = np.square((vectors if held_out is None else held_out) @ axes.astype(np.float32)).mean(axis=0)
+        axes = axes * np.maximum(squares, FLOOR * squares.mean()) ** (-power / 2)
     decoder = Decoder(in_dims, dims)
-    decoder.layers[0].load_state_dict({"weight": torch.from_numpy(principal_axes(vectors)[:, :dims].T.copy())})
+    decoder.layers[0].load_state_dict({"weight": torch.from_numpy(axes.T.astype(np.float32))})
     return decoder.eval()
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ccq_utils.codecs.codec import Codec
+from ccq_utils.codecs.codec import Codec, unit
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import LshCodec
@@ -214,8 +214,7 @@ class WrapperCodec(PrecisionCodec):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The wrapper's vectors, of length one, as ``mteb.evaluate`` compares them."""
-        made = codes.view(np.float32)
-        return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
+        return unit(codes.view(np.float32))
 
 
 def _turboquant(bits, dims, size, seed):

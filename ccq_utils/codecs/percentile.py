@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 
 from ccq_utils.codecs.byte_blocks import BlockCodec
-from ccq_utils.codecs.codec import Codec
+from ccq_utils.codecs.codec import Codec, unit
 from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
-from ccq_utils.codecs.quantizer import BITS, PercentileQuantizer, packed_bytes
+from ccq_utils.codecs.quantizer import PercentileQuantizer, packed_bytes
 from ccq_utils.common.errors import StudyError
 
 
@@ -22,11 +22,12 @@ class PercentileCodec:
         rotate: Turn the truncated vector by a random orthogonal matrix first, which spreads variance evenly over dims.
         spacing: ``mass`` (the paper's equal-mass buckets) or ``width``.
         seed: Of the rotation.
+        power: Of equalised PCA (see ``fit_pca``), where no decoder is given.
     """
 
-    def __init__(self, dims: int, bits: int, decoder: Decoder | None = None, rotate=False, spacing="mass", seed=0):
+    def __init__(self, dims: int, bits: int, decoder=None, rotate=False, spacing="mass", seed=0, power=0.0):
         self.dims, self.bits, self.decoder = dims, bits, decoder
-        self.rotate, self.spacing, self.seed = rotate, spacing, seed
+        self.rotate, self.spacing, self.seed, self.power = rotate, spacing, seed, power
 
     @property
     def bytes_per_vector(self) -> int:
@@ -35,7 +36,7 @@ class PercentileCodec:
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PercentileCodec":
         """Fit PCA where no decoder is given, draw the rotation, calibrate on ``calibration`` (else on ``vectors``)."""
-        self.decoder_ = self.decoder if self.decoder is not None else fit_pca(vectors, self.dims)
+        self.decoder_ = self.decoder or fit_pca(vectors, self.dims, self.power, calibration)
         if self.rotate:
             self.rotation_ = random_rotation(self.dims, self.seed)
         held_out = self.project(vectors if calibration is None else calibration)
@@ -52,8 +53,8 @@ class PercentileCodec:
         return self.quantizer_.encode(self.project(vectors))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """``(n, bytes_per_vector) uint8 -> (n, dims) float32``."""
-        return self.quantizer_.decode(codes)
+        """``(n, bytes_per_vector) uint8 -> (n, dims) float32``, of length one: scores are cosines, as the paper's."""
+        return unit(self.quantizer_.decode(codes))
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Settings (JSON-ready) and arrays of a fitted codec, without its decoder."""
@@ -74,23 +75,27 @@ class PercentileCodec:
 class LshCodec:
     """Locality-sensitive hashing: the signs of ``bits`` random projections (the paper's stress setting is 1024 bits).
 
-    Planes are drawn at right angles if ``orthogonal`` is set and the vectors have as many dims as there are bits.
+    Planes are drawn at right angles if ``orthogonal`` is set and the vectors have as many dims as there are bits. Vectors go
+    through ``decoder`` first, if there is one.
     """
 
-    def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True):
+    def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True, decoder: Decoder | None = None):
         self.bits, self.seed, self.orthogonal = bits, seed, orthogonal
         self.bytes_per_vector = packed_bytes(bits, 1)
+        if decoder is not None:
+            self.decoder_ = decoder
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "LshCodec":
         """Draw the hyperplanes; nothing is learned."""
-        drawn = np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
-        right_angles = self.orthogonal and self.bits <= vectors.shape[1]
+        dims = self.decoder_.config["out_dims"] if hasattr(self, "decoder_") else vectors.shape[1]
+        drawn = np.random.default_rng(self.seed).standard_normal((dims, self.bits))
+        right_angles = self.orthogonal and self.bits <= dims
         self.planes_ = (np.linalg.qr(drawn)[0] if right_angles else drawn).astype(np.float32)
         return self
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bits) float32``."""
-        return vectors @ self.planes_
+        return (self.decoder_.transform(vectors) if hasattr(self, "decoder_") else vectors) @ self.planes_
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bits / 8) uint8``."""
@@ -101,37 +106,51 @@ class LshCodec:
         return np.unpackbits(codes, axis=1, count=self.bits).astype(np.float32) * 2 - 1
 
 
-def widest(in_dims: int, budget: int) -> tuple[int, int]:
-    """The most dims, and their bits, that fit ``budget`` bytes: as many one-bit dims as the concat has, then more bits."""
-    for bits in sorted(BITS):
-        dims = 8 * budget // bits
-        if dims <= in_dims:
-            return dims, bits
-    return in_dims, 8
+def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=0.0):
+    most = decoder.config["out_dims"] if decoder else in_dims
+    bits = bits or next((bits for bits in (usual, 4, 8) if 8 * budget // bits <= most), 8)
+    return PercentileCodec(
+        min(most, 8 * budget // bits), bits, decoder, rotate, seed=seed if rotate else 0, power=power
+    )
 
 
-def _paper(in_dims, budget, decoder, seed, rotate=False):
-    dims, bits = widest(decoder.config["out_dims"] if decoder else in_dims, budget)
-    return PercentileCodec(dims, bits, decoder, rotate, seed=seed if rotate else 0)
-
-
+POWER = 0.25
+"""Of equalised PCA: chosen on validation queries (notebook 07)."""
 CODECS = {
-    "byte blocks": lambda in_dims, budget, decoder, seed: BlockCodec(budget, seed),
-    "PCA, rotated": lambda in_dims, budget, decoder, seed: _paper(in_dims, budget, None, seed, rotate=True),
-    "PCA": lambda in_dims, budget, decoder, seed: _paper(in_dims, budget, None, seed),
-    "decoder": _paper,
-    "decoder, rotated": partial(_paper, rotate=True),
-    "LSH": lambda in_dims, budget, decoder, seed: LshCodec(8 * budget, seed),
+    "byte blocks": lambda in_dims, budget, decoder, seed, bits: BlockCodec(budget, seed),
+    "equalised PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(
+        in_dims, budget, None, seed, bits, True, 1, POWER
+    ),
+    "PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(in_dims, budget, None, seed, bits),
+    "PCA, rotated": lambda in_dims, budget, decoder, seed, bits: _percentile(
+        in_dims, budget, None, seed, bits, True, 1
+    ),
+    "decoder": _percentile,
+    "decoder, rotated": partial(_percentile, rotate=True, usual=1),
+    "decoder, LSH": lambda in_dims, budget, decoder, seed, bits: LshCodec(8 * budget, seed, decoder=decoder),
+    "LSH": lambda in_dims, budget, decoder, seed, bits: LshCodec(8 * budget, seed),
 }
-"""Name -> factory(in_dims, budget in bytes, decoder, seed). Names are the same in every table and figure."""
+"""Name -> factory(in_dims, budget in bytes, decoder, seed, bits per dim). Names are the same in every table and figure."""
 DETERMINISTIC = ("PCA",)
 """Codecs in which nothing is drawn or trained by gradient: the same for every seed."""
+GRADED = ("equalised PCA", "PCA", "PCA, rotated", "decoder", "decoder, rotated")
+"""Codecs that can spend their bytes on few dims with many bits, or on many with few."""
 
 
-def make_codec(name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0) -> Codec:
-    """A codec of at most ``budget`` bytes per vector; raises ``StudyError`` for a name that is not in ``CODECS``."""
+def make_codec(
+    name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0, bits: int | None = None
+) -> Codec:
+    """A codec of at most ``budget`` bytes per vector.
+
+    Args:
+        bits: Per dim, of a codec in ``GRADED``, which then keeps as many dims as fit; its usual number where None: 1 after
+            a rotation, else 2, and more where there are fewer dims than would fill the bytes.
+
+    Raises:
+        StudyError: A name that is not in ``CODECS``, or no byte.
+    """
     if name not in CODECS:
         raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
-    return CODECS[name](in_dims, budget, decoder, seed)
+    return CODECS[name](in_dims, budget, decoder, seed, bits)

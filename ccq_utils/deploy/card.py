@@ -33,7 +33,7 @@ def model_card(pipeline) -> str:
         f" ({4 * dims / size:.0f}x less). Queries stay in float.\n\n## Use\n\n{USE.format(size=size)}",
     ]
     if hasattr(joined, "members"):
-        table = pd.DataFrame({"member": names, "dims": joined.dims, "weight": joined.weights})
+        table = pd.DataFrame({"member": names, "dims": joined.dims, "share": joined.shares})
         table["prompts"] = [str({kind: text for kind, text in each.prompts.items() if text}) for each in joined.members]
         parts.append(f"## Members\n\n{markdown(table)}")
     return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))

@@ -32,22 +32,22 @@ class Concat(InputModule):
 
     Args:
         members: SentenceTransformers with the same similarity function, at least one.
-        weights: One positive number per member; all the same where None.
+        shares: As of ``models.vectors.concat``; all equal where None.
         names: One folder name per member, for saved files; ``member_1``, ... where None.
     """
 
-    config_keys = ["names", "weights"]
+    config_keys = ["names", "shares"]
     save_in_root = False
     forward_kwargs = {"task"}
 
-    def __init__(self, members: list[SentenceTransformer], weights=None, names=None):
+    def __init__(self, members: list[SentenceTransformer], shares=None, names=None):
         super().__init__()
         if not (count := len(members)):
             raise StudyError("Concat needs at least one member; give a list of SentenceTransformers")
         self.names = list(names or (f"member_{number}" for number in range(1, count + 1)))
-        self.weights = [float(weight) for weight in weights or [1] * count]
-        if len(self.weights) != count or not all(0 < weight < math.inf for weight in self.weights):
-            raise StudyError(f"Concat: weights {self.weights} must be {count} positive numbers, one per member")
+        self.shares = [float(share) for share in shares or [1] * count]
+        if len(self.shares) != count or not all(0 < share < math.inf for share in self.shares):
+            raise StudyError(f"Concat: shares {self.shares} must be {count} positive numbers, one per member")
         if len(set(self.names)) != count or not all(FOLDER_NAME.fullmatch(name) for name in self.names):
             raise StudyError(f"Concat: names {self.names} must be {count} different folder names, one per member")
         functions = {name: member.similarity_fn_name for name, member in zip(self.names, members, strict=True)}
@@ -67,11 +67,11 @@ class Concat(InputModule):
     def forward(self, features, task=None, **kwargs):
         """Members' vectors joined; one that is zero (an empty text) stays zero."""
         parts = []
-        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
+        for number, (member, share) in enumerate(zip(self.members, self.shares, strict=True)):
             start = f"{number}."
             own = {key.removeprefix(start): value for key, value in features.items() if key.startswith(start)}
             vectors = member(own, task=task)["sentence_embedding"][:, : self.dims[number]].float()
-            parts.append(weight * functional.normalize(vectors, dim=-1))
+            parts.append(share**0.5 * functional.normalize(vectors, dim=-1))
         return {"sentence_embedding": functional.normalize(torch.cat(parts, dim=-1), dim=-1)}
 
     @property
@@ -95,6 +95,8 @@ class Concat(InputModule):
         """What ``save`` wrote."""
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
         config = cls.load_config(folder)
+        if weights := config.pop("weights", None):  # of models saved before version 3
+            config["shares"] = [weight**2 for weight in weights]
         return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 
 

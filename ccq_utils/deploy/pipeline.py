@@ -63,11 +63,11 @@ class CompressedModel:
         device: str | None = "cpu",
         precision: str = "float32",
     ) -> "CompressedModel":
-        """The members that notebook 01 of a profile (name or YAML file) chose, with their weights.
+        """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose.
 
         Args:
             budget: Bytes per document; a 48th of the concat's where None.
-            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` takes the one that notebook 03 chose.
+            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` takes the one of notebook 03.
             general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
             output: Where the profile's notebooks wrote to; empty for the checkout.
             device: Where the members run: ``cpu``, ``cuda``; None takes the best there is.
@@ -79,15 +79,14 @@ class CompressedModel:
         study = Study(profile, output=output)
         chosen = study.selection
         members = [study.models[name].model for name in chosen["member"]]
-        joined = Concat(members, list(chosen["weight"]), list(chosen["member"]))
+        joined = Concat(members, list(chosen["share"]), list(chosen["member"]))
         dims, decoder = joined.get_embedding_dimension(), None
         if codec.startswith("decoder"):
-            start, stops = study.read("03_decoders")["start"].iloc[0], study.profile.decoder.stops
-            trained = trained_decoder(study, start)[0]
+            stops, trained = study.profile.decoder.stops, trained_decoder(study, shares=joined.shares)[0]
             decoder = DecoderModule.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
         made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
         if general:
-            made.fit(study.concat("training"), study.concat("calibration"))
+            made.fit(*(study.concat(text, shares=joined.shares) for text in ("training", "calibration")))
         check_device(device)
         return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 

@@ -119,7 +119,7 @@ def _near_threshold(old, new, column):
     thresholds = [float(number) for number in re.findall(r"-?\d*\.?\d+", old.get("expected", "0"))]
     ends = np.array([*_interval(old, column), *_interval(new, column)])
     near = (np.abs(ends[:, None] - thresholds) <= CLOSE * SCORE).any()
-    return near or any(re.search("only on|not on|Holm", str(row.get("note"))) for row in (old, new))
+    return near or any(re.search("holds on|not hold on|Holm", str(row.get("note"))) for row in (old, new))
 
 
 def _row(table, about, status, column="", old=None, new=None):

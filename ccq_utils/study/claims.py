@@ -24,7 +24,7 @@ class _Strict(BaseModel):
 
 
 class Expectation(_Strict):
-    """Where the whole interval must lie for *reproduced*: ``above`` or ``below`` a number, or ``within`` two."""
+    """Where the whole interval must lie for *holds*: ``above`` or ``below`` a number, or ``within`` two."""
 
     above: float | None = None
     below: float | None = None
@@ -110,25 +110,21 @@ class Measurement(_Strict):
 
 
 class Claim(_Strict):
-    """One entry of the ledger; ``why`` gives the reason for the thresholds, ``untestable`` for a missing run.
+    """One entry of the ledger.
 
-    ``partly`` is where the whole interval must lie at least for *partly*; without it, only a task of its own can earn that.
+    ``setting`` says what is measured: concat or weighted concat, queries, scoring, dims x bits, fitted on what. ``why`` gives
+    the reason for the threshold, ``untestable`` for a missing run.
     """
 
     id: str
     statement: str
     source: str
     notebook: str
+    setting: str
     test: Measurement
-    reproduced: Expectation
-    partly: Expectation | None = None
+    holds: Expectation
     why: str
     untestable: str = ""
-
-    @property
-    def expected(self) -> str:
-        """The thresholds in words."""
-        return f"{self.reproduced}; partly: {self.partly}" if self.partly else str(self.reproduced)
 
 
 def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]:
@@ -174,9 +170,7 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
     """
     scores = {notebook: read_scores(results, notebook) for notebook in {claim.notebook for claim in claims}}
     measured = [_measure(claim, results, scores[claim.notebook], seed) for claim in claims]
-    p_values = [
-        claim.reproduced.p(found[0]) if found[0] else np.nan for claim, found in zip(claims, measured, strict=True)
-    ]
+    p_values = [claim.holds.p(found[0]) if found[0] else np.nan for claim, found in zip(claims, measured, strict=True)]
     notebooks = pd.Series([claim.notebook for claim in claims])
     corrected = pd.Series(p_values, dtype=float).dropna().groupby(notebooks).transform(holm)
     return [
@@ -186,25 +180,21 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
 
 
 def _verdict(claim, interval, by_task, p):
-    """The verdict and a note that says what decided it."""
+    """*holds*, *does not hold* (the interval contradicts), *undecided* or *partly*, and a note that says on what."""
     if interval is None:
         return "not testable here", claim.untestable or "its run is not in the tables"
-    expects = claim.reproduced
-    against = [task for task, one in by_task.items() if expects.fails(one)]
-    supports = [task for task, one in by_task.items() if expects.holds(one)]
-    if expects.holds(interval) and p < LEVEL and not against:
-        return "reproduced", ""
-    if expects.holds(interval):
-        return "partly", f"not on {', '.join(against)}" if against else "not after Holm's correction"
-    if claim.partly and claim.partly.holds(interval):
-        return "partly", f"lies {claim.partly}"
-    if expects.fails(interval):
-        return "not reproduced", ""
-    if supports:
-        return "partly", f"only on {', '.join(supports)}"
-    if expects.within:
-        return "not reproduced", "the interval reaches past the margin"
-    return "not reproduced", "no difference seen" if 0 in expects.bounds else "the interval holds the threshold"
+    expects, sure = claim.holds, LEVEL / max(1, len(by_task))
+    on = [task for task, one in by_task.items() if expects.holds(one) and expects.p(one) < sure]
+    off = [task for task, one in by_task.items() if expects.fails(one) and expects.p(one) < sure]
+    holds, fails = expects.holds(interval), expects.fails(interval)
+    notes = [f"{word} {', '.join(tasks)}" for word, tasks in (("holds on", on), ("does not hold on", off)) if tasks]
+    if (holds and off) or (fails and on) or (not holds and not fails and on):
+        return "partly", "; ".join(notes)
+    if (holds or fails) and p >= LEVEL:
+        return "undecided", "not after Holm's correction"
+    if holds or fails:
+        return "holds" if holds else "does not hold", ""
+    return "undecided", "; ".join(notes)
 
 
 def _measure(claim, results, scores, seed):
@@ -256,7 +246,8 @@ def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) 
     for ruling in rule(results, [claim for claim in load_claims() if first <= claim.notebook[:2] <= last], seed):
         claim, interval = ruling.claim, ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
         row = {"claim": claim.id, "statement": claim.statement, "tested": str(claim.test)}
-        row |= {"measured": interval.estimate, "low": interval.low, "high": interval.high, "expected": claim.expected}
+        row |= {"setting": claim.setting, "measured": interval.estimate, "low": interval.low, "high": interval.high}
+        row["expected"] = str(claim.holds)
         row |= {"seeds": ruling.seeds, "seed_spread": ruling.spread, "queries": interval.queries}
         rows.append(row | {"verdict": ruling.verdict, "note": ruling.note})
     return pd.DataFrame(rows)
@@ -271,5 +262,8 @@ def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame):
     """A claims table as a notebook shows it: what was claimed, measured and found; the rest stands in the CSV."""
-    columns = ["claim", "statement", "measured", "low", "high", "expected", "seeds", "verdict", "note"]
-    return table[columns].style.hide().format(precision=3, na_rep="")
+    ends = zip(table["measured"], table["low"], table["high"], strict=True)
+    measured = [f"{value:.3f} [{low:.3f}, {high:.3f}]" if value == value else "" for value, low, high in ends]
+    verdict = table["verdict"] + table["note"].where(table["note"] == "", " (" + table["note"] + ")")
+    table = table.assign(measured=measured, verdict=verdict)
+    return table[["claim", "statement", "setting", "measured", "expected", "verdict"]].style.hide()

@@ -84,17 +84,17 @@ class Vectors:
         return score_vectors(self)
 
 
-def task_vectors(study: Study, split: str = "test", members=None, weights=None) -> Vectors:
+def task_vectors(study: Study, split: str = "test", members=None, shares=None) -> Vectors:
     """The concat of the selection (or of ``members``) for every task that has ``split``.
 
     Args:
-        members, weights: as ``Study.concat`` takes them.
+        members, shares: as ``Study.concat`` takes them.
     """
     by_task = {}
     for task in study.tasks if split == "test" else study.tuning_tasks:
-        queries, documents = (study.concat(task, kind, members, weights) for kind in (split, None))
+        queries, documents = (study.concat(task, kind, members, shares) for kind in (split, None))
         by_task[task] = TaskVectors(queries, documents, study.evaluator(task, split))
-    general = FittingVectors(*(study.concat(text, None, members, weights) for text in ("training", "calibration")))
+    general = FittingVectors(*(study.concat(text, None, members, shares) for text in ("training", "calibration")))
     return Vectors(by_task, general)
 
 

@@ -94,7 +94,7 @@ class Study:
 
     @cached_property
     def selection(self) -> pd.DataFrame:
-        """What notebook 01 chose: ``member`` and ``weight``, in the order of choice."""
+        """What notebook 01 chose: ``member``, in the order of choice, and ``share`` of each in the weighted concat."""
         return self.read("01_selection")
 
     @property
@@ -128,12 +128,11 @@ class Study:
         raise StudyError(f"unknown text {text!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
 
     def concat(
-        self, text: str, split: str | None = None, members=None, weights=None, normalised: bool = True
+        self, text: str, split: str | None = None, members=None, shares=None, normalised: bool = True
     ) -> np.ndarray:
-        """The concat of a text, ``(n, D)``: of the selection with its weights, or of ``members`` (equal weights if None)."""
-        if members is None:
-            members, weights = self.members, list(self.selection["weight"])
-        return concat([self.member_vectors(member, text, split) for member in members], weights, normalised)
+        """The concat of a text, ``(n, D)``: of the selection or of ``members``; weighted where ``shares`` are given."""
+        found = [self.member_vectors(member, text, split) for member in members or self.members]
+        return concat(found, shares, normalised)
 
     @property
     def dims(self) -> int:

@@ -13,12 +13,14 @@ SCARCE_EPOCHS = 5
 
 def trained_decoder(
     study: Study,
-    start: str,
+    start: str = "random",
     dims: int | None = None,
     depth: int = 1,
     width: int = 512,
     seed: int = 0,
     early_stop: bool = True,
+    members: list[str] | None = None,
+    shares=None,
     training=None,
     passages: int | None = None,
     **regular,
@@ -31,13 +33,14 @@ def trained_decoder(
         depth, width: layers, and hidden width of deeper ones.
         seed: added to the profile's seed.
         early_stop: False trains all ablation epochs, to show what happens past the best one.
+        members, shares: as ``Study.concat`` takes them.
         training: vectors to train on, ``(n, D)``; the training text's concat if None.
         passages: train on the first so many only, with as many more epochs (at most ``SCARCE_EPOCHS`` times).
         regular: what ``Decoder`` and ``train_decoder`` take further: ``dropout``, ``residual``, ``weight_decay``, ``loss``.
     """
     spec = study.profile.decoder
-    training = study.concat("training") if training is None else training
-    validation = study.concat("validation")
+    training = study.concat("training", None, members, shares) if training is None else training
+    validation = study.concat("validation", None, members, shares)
     epochs = spec.epochs if early_stop else spec.ablation_epochs
     if passages is not None:
         epochs *= min(SCARCE_EPOCHS, max(1, len(training) // passages))
@@ -68,10 +71,9 @@ def trained_decoder(
     return Decoder.load(folder), pd.read_csv(folder / "history.csv")
 
 
-def chosen_decoders(study: Study, training=None) -> list[Decoder]:
-    """The trained decoder that notebook 03 chose on validation queries, one per seed; trained where the cache lacks it."""
-    start = study.read("03_decoders")["start"].iloc[0]
-    return [trained_decoder(study, start, seed=seed, training=training)[0] for seed in range(study.profile.seeds)]
+def decoders(study: Study, seeds: int | None = None, **given) -> list[Decoder]:
+    """The paper's decoder, from a random start, one per seed of the profile; ``given`` goes to ``trained_decoder``."""
+    return [trained_decoder(study, seed=seed, **given)[0] for seed in range(seeds or study.profile.seeds)]
 
 
 def weights_of(decoders: list[Decoder]) -> list[str]:
