@@ -24,7 +24,9 @@ def texts(random_vectors):
 def test_each_variant_is_trained_once_per_seed_with_its_losses(texts, random_vectors, cache):
     spec = DecoderSpec(dims=8, stops=[4, 8], epochs=2, batch_size=32)
     vectors = {"training": random_vectors(64, 24, 1), "validation": texts}
-    study = SimpleNamespace(profile=SimpleNamespace(seeds=2, seed=7, decoder=spec), cache=cache, concat=vectors.get)
+    study = SimpleNamespace(
+        profile=SimpleNamespace(seeds=2, seed=7, decoder=spec), cache=cache, concat=lambda text, *_: vectors[text]
+    )
     decoders, losses = train(
         study, {"PCA start": {"start": "PCA"}, "narrow": {"start": "random", "dims": 4}}, {"PCA start": 1}
     )

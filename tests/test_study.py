@@ -8,7 +8,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.study.claims import read_scores
 from ccq_utils.study.scores import score_table
 from ccq_utils.study.study import STEPS, Study, versions_table
-from ccq_utils.study.training import chosen_decoders, trained_decoder
+from ccq_utils.study.training import decoders, trained_decoder
 
 
 @pytest.fixture
@@ -28,11 +28,6 @@ def test_missing_table_names_the_notebook_to_run(study, number):
 def test_selection_before_notebook_01_names_it(study):
     with pytest.raises(StudyError, match="run 01_select_models first"):
         study.members  # noqa: B018
-
-
-def test_decoder_before_notebook_03_names_it(study):
-    with pytest.raises(StudyError, match="run 03_train_decoder first"):
-        chosen_decoders(study)
 
 
 def test_saved_table_reads_back(study, tmp_path):
@@ -93,17 +88,31 @@ def test_recorded_scores_are_written_whole_and_once(study):
 
 
 def test_decoder_is_trained_once_and_its_key_holds_each_setting(study, random_vectors):
-    study.concat = lambda text, **_: {"training": random_vectors(120, 24, 1), "validation": random_vectors(40, 24, 2)}[
-        text
-    ]
-    first, history = trained_decoder(study, "PCA", dims=16)
-    again = trained_decoder(study, "PCA", dims=16)
+    texts = {"training": random_vectors(120, 24, 1), "validation": random_vectors(40, 24, 2)}
+    study.concat = lambda text, *_: texts[text]
+    first, history = trained_decoder(study, dims=16)
+    again = trained_decoder(study, dims=16)
     assert len(list((study.cache.folder / "decoders").iterdir())) == 1 and history.equals(again[1])
     settings = [{"seed": 1}, {"loss": "reconstruction"}, {"passages": 60}, {"early_stop": False}, {"depth": 2}]
+    settings += [{"start": "PCA"}]
     for setting in settings:
-        trained_decoder(study, "random" if "depth" in setting else "PCA", dims=16, **setting)
+        trained_decoder(study, dims=16, **setting)
     assert len(list((study.cache.folder / "decoders").iterdir())) == 1 + len(settings)
     assert first.config["out_dims"] == 16 and first.config["in_dims"] == 24
+
+
+def test_decoders_are_one_per_seed_of_the_members_and_shares_and_as_wide_as_their_concat(study, random_vectors):
+    asked = []
+
+    def concat(text, split, members, shares):
+        asked.append((members, shares))
+        return random_vectors(60, 24, 1)
+
+    study.concat = concat
+    found = decoders(study, members=["a", "b"], shares=[0.3, 0.7])
+    assert asked == [(["a", "b"], [0.3, 0.7])] * 2 * study.profile.seeds
+    assert [decoder.config["out_dims"] for decoder in found] == [24] * study.profile.seeds
+    assert (found[0].layers[0].weight != found[1].layers[0].weight).any()
 
 
 def test_versions_table_names_the_libraries_that_decide_the_numbers():

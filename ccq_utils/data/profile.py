@@ -116,10 +116,11 @@ class StaticSpec(_Strict):
 
 
 class DecoderSpec(_Strict):
-    """Decoder training: output ``dims``, truncation depths ``stops``, early stop after ``patience`` evaluations."""
+    """Decoder training: output ``dims`` (at most the concat's), truncation depths ``stops``, early stop after ``patience``
+    epochs."""
 
-    dims: int = Field(512, ge=1)
-    stops: list[int] = [32, 64, 128, 256, 512]
+    dims: int = Field(1024, ge=1)
+    stops: list[int] = [32, 64, 128, 256, 512, 1024]
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
