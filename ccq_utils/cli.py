@@ -62,7 +62,7 @@ def verify(profile: Profile = "default", run: Finished = ""):
 
 @app.command()
 def publish(profile: Profile = "default"):
-    """Put the outputs of a finished run into the committed notebooks, its claims and times into the README."""
+    """Put the outputs of a finished run into the committed notebooks, its claims and times beside them."""
     from ccq_utils.common.paths import shown
     from ccq_utils.run.publish import publish
 
@@ -95,7 +95,7 @@ def evaluate(
 def fit(
     output: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
     profile: Profile = "default",
-    codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "byte blocks",
+    codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "equalised PCA",
     bytes: Annotated[int | None, typer.Option(metavar="N", min=1, help="per text; else a 48th of the floats")] = None,
     texts: Annotated[str, typer.Option(metavar="JSONL", help="fit on these, not on the profile's training text")] = "",
     run: Finished = "",

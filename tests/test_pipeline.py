@@ -375,8 +375,8 @@ def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
             "codec 'zip' is unknown or cannot be saved; choose one of: byte",
         ),
         (
-            ["fit", "--profile", "wiki", "--output", str(tmp_path / "m")],
-            "table 01_selection.csv of profile 'wiki' is missing",
+            ["fit", "--profile", "paper", "--output", str(tmp_path / "m")],
+            "table 01_selection.csv of profile 'paper' is missing",
         ),
     ):
         assert cli.main(arguments) == 2

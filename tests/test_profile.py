@@ -41,7 +41,7 @@ def test_shipped_profiles_load_by_name_and_by_path(path):
 
 
 def test_three_profiles_are_shipped():
-    assert {"default", "tiny", "wiki"} <= {path.stem for path in paths.PROFILES.glob("*.yaml")}
+    assert {"default", "tiny", "paper"} <= {path.stem for path in paths.PROFILES.glob("*.yaml")}
 
 
 def test_unknown_key_names_key_file_and_accepted_keys(message):

@@ -125,7 +125,7 @@ def test_missing_run_is_one_clear_error(tmp_path, capsys):
     assert "no tables in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("profile", ["default", "wiki"])
+@pytest.mark.parametrize("profile", ["default", "small"])
 def test_committed_tables_are_those_of_their_run_and_bear_their_claims(profile):
     folder = paths.ROOT / "data" / "results" / profile
     if not list(folder.glob("*_scores.parquet")):

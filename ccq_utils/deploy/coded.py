@@ -75,8 +75,7 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
     model = coded_model(pipeline) if coded else pipeline.decoded()
     tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
     members, weights = getattr(model[0], "members", [model]), list(model.parameters())
-    unknown = ("release_date", "license", "public_training_code", "public_training_data", "training_datasets", "loader")
-    fields = dict.fromkeys(unknown) | {
+    fields = ModelMeta.create_empty().model_dump() | {
         "name": name,
         "languages": ["eng-Latn"],
         "framework": ["Sentence Transformers", "PyTorch"],

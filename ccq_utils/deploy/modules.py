@@ -25,14 +25,14 @@ FOLDER_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class Concat(InputModule):
-    """Texts -> the normalised vectors of all members, weighted, joined, normalised: ``(n, sum d_i) float32``.
+    """Texts -> the normalised vectors of all members, joined by ``shares``: ``(n, sum d_i) float32`` of length one.
 
     Each member keeps its own tokenizer, pooling, maximum length and prompts: ``encode_query`` and ``encode_document`` take
     each member's own prompt, ``encode`` its default one; a ``prompt`` that is given (and not empty) goes to all members.
 
     Args:
         members: SentenceTransformers with the same similarity function, at least one.
-        shares: As of ``models.vectors.concat``; all equal where None.
+        shares: Of the cosine, as of ``models.vectors.concat``; all equal where None.
         names: One folder name per member, for saved files; ``member_1``, ... where None.
     """
 
@@ -95,7 +95,7 @@ class Concat(InputModule):
         """What ``save`` wrote."""
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
         config = cls.load_config(folder)
-        if weights := config.pop("weights", None):  # of models saved before version 3
+        if weights := config.pop("weights", None):  # models of earlier releases hold scales of vectors
             config["shares"] = [weight**2 for weight in weights]
         return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 

@@ -37,7 +37,7 @@ class CompressedModel:
 
     Args:
         model: A SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not.
-        codec: Byte blocks or a percentile codec, fitted on this model's vectors or not yet.
+        codec: A percentile codec, fitted on this model's vectors or not yet.
         card: Markdown for the saved README.md, below how to use the model.
         precision: What transformers compute in, one of ``models.encoding.PRECISIONS``. It belongs to the machine and is not
             saved; the attribute tells what ``auto`` became.
@@ -57,7 +57,7 @@ class CompressedModel:
         cls,
         profile: str = "default",
         budget: int | None = None,
-        codec: str = "byte blocks",
+        codec: str = "equalised PCA",
         general: bool = False,
         output: str = "",
         device: str | None = "cpu",
@@ -67,7 +67,7 @@ class CompressedModel:
 
         Args:
             budget: Bytes per document; a 48th of the concat's where None.
-            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` takes the one of notebook 03.
+            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` trains one for these shares.
             general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
             output: Where the profile's notebooks wrote to; empty for the checkout.
             device: Where the members run: ``cpu``, ``cuda``; None takes the best there is.

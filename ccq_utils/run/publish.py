@@ -1,12 +1,11 @@
-"""Puts the outputs of a finished run into the committed notebooks, and its numbers into the README.
+"""Puts the outputs of a finished run into the committed notebooks, and its numbers into README.md and data/CLAIMS.md.
 
-Outputs lose what tells of the machine. Claims, goals and times of the README come from the run's tables and report, so that
-no number there is typed.
+Outputs lose what tells of the machine. A text holds markers, ``<!-- NAME -->...<!-- end -->``, between which a number is put,
+so that none is typed: ``time:03`` (a notebook), ``time:study``, ``memory``, ``claim:K2``, ``table:claims``, ``table:bytes``.
 """
 
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -24,8 +23,26 @@ LIMIT = 1_500_000
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PICTURES = ("image/png", "image/jpeg")  # base64 is no text
-STATES = ("reproduced", "contradicted", "partly", "not decided", "not testable here")
-"""What a text says of a claim, the most telling first."""
+PROFILES = ("small", "default")
+"""Profiles whose tables stand side by side, in this order, where they are committed."""
+STATES = ("holds", "does not hold", "partly", "undecided", "not testable here")
+MAIN = {
+    "K1": "Small models joined beat a larger one",
+    "K1b": "Joined models beat the best of them",
+    "K3": "Models after the second add little",
+    "M2": "The decoder keeps about 98 % at moderate compression",
+    "D1": "One layer is better than more",
+    "K2": "Decoder and quantizer keep 89 % at 48x, queries coded too",
+    "K2c": "Random hyperplanes (LSH) keep 89 % at 48x, queries coded too",
+    "R": "More models make the compressed vector more robust",
+}
+"""The paper's main claims in plain words, as README shows them; a letter stands for all claims that begin with it."""
+CLAIMS = """# Claims
+
+`ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), as the committed tables judge it. *Concat* is the
+paper's: equal shares. A number is a mean over tasks, with a 95 % interval that resamples tasks, then queries. It *holds* where
+the whole interval lies where the claim says, corrected (Holm) within a notebook; it *does not hold* where the interval
+contradicts; else it is *undecided*, or *partly* where tasks differ."""
 
 
 def publish(profile: str = "default") -> list[Path]:
@@ -33,114 +50,123 @@ def publish(profile: str = "default") -> list[Path]:
 
     Raises:
         StudyError: A notebook is not finished, its code changed since, it is too large, its outputs hold an error, a
-            warning or a path of this machine, or times are to be written and no run was cold.
+            warning or a path of this machine, or a text has a marker for which the tables and the last cold run tell nothing.
     """
-    job = Run(profile)
+    job, texts = Run(profile), {}
     stale = [path.stem for path in job.notebooks if not job.up_to_date(path)]
     if stale:
         raise StudyError(f"not run, or changed since: {', '.join(stale)}; run `ccq run --profile {profile}` first")
-    cold, texts = run_report.read(job.results).get("cold_run"), {}
+    found = values()
     for path in job.notebooks:
         notebook = with_outputs(read_notebook(path), read_notebook(job.executed / path.name), path.stem)
         for cell in notebook.cells:
-            cell.source = cell.source if cell.cell_type == "code" else with_times(cell.source, cold)
+            cell.source = cell.source if cell.cell_type == "code" else filled(cell.source, found)
         texts[path] = nbformat.writes(notebook) + "\n"
         if (size := len(texts[path].encode())) > LIMIT:
             raise StudyError(f"{path.stem} would have {size:,} bytes, more than {LIMIT:,}; save smaller figures")
     readme = paths.ROOT / "README.md"
     if readme.is_file():
-        folders = [job.results, paths.results_folder("wiki")]
-        parts = {"claims": claims_markdown(folders), "goals": goals_markdown(folders)}
-        markers = re.compile("(<!-- (claims|goals) of the default profile -->\n).*?(<!-- end of)", re.DOTALL)
-        text = with_times(readme.read_text(encoding="utf-8"), cold)
-        texts[readme] = markers.sub(lambda found: f"{found[1]}{parts[found[2]]}\n{found[3]}", text)
+        texts[readme] = filled(readme.read_text(encoding="utf-8"), found)
+        texts[paths.ROOT / "data" / "CLAIMS.md"] = ledger(tables())
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)
     return list(texts)
 
 
-def with_times(text: str, cold: dict | None) -> str:
-    """The text with its times filled in: ``<!-- time:study -->10 minutes<!-- end -->``.
-
-    ``study`` is the whole run, ``03`` a notebook, ``memory`` the most that one of them held; all of the last cold run.
-    """
-    values = {}
-    if cold:
-        times = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
-        values = {name: f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in times.items()}
-        values["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
+def filled(text: str, values: dict[str, str]) -> str:
+    """The text with every marker filled in; ``StudyError`` names one that has no value."""
 
     def fill(marker):
         if marker[2] not in values:
-            raise StudyError(f"no cold run tells time:{marker[2]}; CCQ_CACHE=build/cold ccq run --force makes one")
+            raise StudyError(f"nothing tells {marker[2]}; CCQ_CACHE=build/cold ccq run --force makes a cold run of all")
         return f"{marker[1]}{values[marker[2]]}{marker[3]}"
 
-    return re.sub(r"(<!-- time:(study|memory|\d\d) -->).*?(<!-- end -->)", fill, text)
+    return re.sub(r"(<!-- ((?:time|claim|table):\w+|memory) -->).*?(<!-- end -->)", fill, text, flags=re.DOTALL)
 
 
-def _tables(folders, name, index):
-    """One table of several profiles, by profile."""
-    found = [folder / name for folder in folders if (folder / name).is_file()]
-    return {path.parent.name: pd.read_csv(path).set_index(index) for path in found}
+def values(folders: list[Path] | None = None) -> dict[str, str]:
+    """What the markers of a text may name; times are those of the last cold run of the default profile."""
+    claims, cold = tables(folders), run_report.read(paths.results_folder("default")).get("cold_run")
+    known = {f"table:{name}": make(claims) for name, make in {"claims": main_claims}.items() if claims}
+    known |= {f"claim:{name}": _beside(claims, name) for table in claims.values() for name in table.index}
+    sizes = tables(folders, "07_more_per_byte.csv", None)
+    known |= {"table:bytes": per_byte(sizes)} if sizes else {}
+    return known | (times(cold) if cold else {})
 
 
-def _rows(head, rows):
+def times(cold: dict) -> dict[str, str]:
+    """The whole run (``time:study``), its notebooks (``time:03``) and the most ``memory`` that one of them held, in words."""
+    seconds = {"study": cold["seconds"], **{name[:2]: taken for name, (taken, _) in cold["notebooks"].items()}}
+    words = {f"time:{name}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in seconds.items()}
+    return words | {"memory": f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"}
+
+
+def tables(folders: list[Path] | None = None, name=run_report.CLAIMS, index="claim") -> dict[str, pd.DataFrame]:
+    """One table of every profile that has it, by profile."""
+    paths_ = [(folder / name) for folder in folders or map(paths.results_folder, PROFILES)]
+    return {path.parent.name: pd.read_csv(path, index_col=index) for path in paths_ if path.is_file()}
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def goals_markdown(folders: Iterable[Path]) -> str:
-    """Retention at each compression factor of several profiles: the goal, ours in both places, the best other."""
-    found, places = _tables(folders, "07_goals.csv", "factor"), ("general text", "own corpus")
-    head = [f"`{name}`: {what}" for name in found for what in (*places, "best other method")]
-    rows = []
-    for factor, goal in next(iter(found.values()))["goal"].items():
-        rows.append([f"{factor}x", f"{goal:g}"])
-        for row in (table.loc[factor] for table in found.values() if factor in table.index):
-            rows[-1] += [f"**{row[place]:.3f}**" if row[place] >= goal else f"{row[place]:.3f}" for place in places]
-            rows[-1].append(f"{row['best_other_retention']:.3f} ({row['best_other']})")
-    return "\n".join(_rows(["compression", "goal", *head], rows))
+def main_claims(claims: dict[str, pd.DataFrame]) -> str:
+    """The paper's main claims, a row each, with what each profile's tables say of them."""
+    rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
+    return f"\n{markdown(['claim', *(f'`{name}`' for name in claims)], rows)}\n"
 
 
-def claims_markdown(folders: Iterable[Path]) -> str:
-    """The claims of several profiles, a profile per column: number, interval, verdict; then in words which ones hold."""
-    found = _tables(folders, run_report.CLAIMS, "claim")
-    rows, held = [], {}
-    sources = {claim.id: claim.source for claim in load_claims()}
-    for claim, about in next(iter(found.values())).iterrows():
-        beside = {name: table.loc[claim].fillna({"note": ""}) for name, table in found.items() if claim in table.index}
-        cells = [_cell(beside[name]) if name in beside else "" for name in found]
-        rows.append([f"**{claim}** {about['statement']} ({about['expected']})", *cells])
-        states = {name: _state(row) for name, row in beside.items()}
-        best = min(states.values(), key=STATES.index)
-        where = [f"`{name}`" for name, state in states.items() if state == best]
-        shown = claim if len(where) == len(found) else f"{claim} ({', '.join(where)})"
-        held.setdefault(_whose(sources[claim]), {}).setdefault(best, []).append(shown)
+def ledger(claims: dict[str, pd.DataFrame]) -> str:
+    """data/CLAIMS.md: how many claims hold, then all of them by notebook with what each profile's tables say."""
+    entries = load_claims()
+    kinds = {claim.id: _whose(claim.source) for claim in entries}
+    parts = [CLAIMS, "\n".join(f"* `{name}`: {_counts(table, kinds)}" for name, table in claims.items())]
+    for notebook in dict.fromkeys(claim.notebook for claim in entries):
+        rows = [
+            [
+                f"**{one.id}** {one.statement}",
+                f"{one.setting}; {one.holds}",
+                *(_cell(t, one.id) for t in claims.values()),
+            ]
+            for one in entries
+            if one.notebook == notebook
+        ]
+        head = ["claim", "measured on what; it holds", *(f"`{name}`" for name in claims)]
+        parts.append(f"## {notebook}\n\n{markdown(head, rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _counts(table, kinds):
+    """How many of the paper's claims, of its open questions and of this study's own came out how."""
     words = []
-    for whose, states in held.items():
-        parts = [f"{state}: {', '.join(states[state])}" for state in STATES if state in states]
-        words.append(f"* **{whose}**: {'; '.join(parts)}.")
-    return "\n".join([*_rows(["claim", *(f"`{name}`" for name in found)], rows), "", *words])
+    for kind in dict.fromkeys(kinds.values()):
+        found = [table["verdict"].get(claim) for claim in kinds if kinds[claim] == kind]
+        words.append(f"{kind}: " + ", ".join(f"{found.count(state)} {state}" for state in STATES if state in found))
+    return "; ".join(words) + "."
 
 
-def _cell(row):
-    note = f" ({row['note']})" if row["note"] else ""
-    number = f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
-    return f"{row['verdict']}{note}" if pd.isna(row["measured"]) else f"{number}**{row['verdict']}**{note}"
+def _cell(table, claim):
+    """Number, interval and verdict of one claim; of a letter's claims how many came out how."""
+    if claim not in table.index:
+        found = table["verdict"][table.index.str.fullmatch(rf"{claim}\d+\w*")].tolist()
+        return ", ".join(f"{found.count(state)} of {len(found)} {state}" for state in STATES if state in found)
+    row = table.loc[claim].fillna({"note": ""})
+    number = "" if pd.isna(row["measured"]) else f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
+    return f"{number}**{row['verdict']}**{f' ({note})' if (note := row['note']) else ''}"
 
 
-def _state(row):
-    """A verdict; "not reproduced" without a note is contradicted: the whole interval lies where the claim is not."""
-    if row["verdict"] != "not reproduced":
-        return row["verdict"]
-    return "not decided" if row["note"] else "contradicted"
+def _beside(claims, claim):
+    cells = {name: _cell(table, claim) for name, table in claims.items() if claim in table.index}
+    return "; ".join(f"{cell} on `{name}`" for name, cell in cells.items())
 
 
 def _whose(source):
     if re.search("open question|next check", source):
-        return "The paper's open questions and next checks"
-    return "The paper's claims" if source.startswith("paper") else "This study's own"
+        return "the paper's open questions"
+    return "the paper's claims" if source.startswith("paper") else "this study's own"
 
 
 def with_outputs(source, executed, name: str):
