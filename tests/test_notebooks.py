@@ -13,6 +13,7 @@ from ccq_utils.run.publish import LIMIT
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
 LONGEST_CELL, LONGEST_FUNCTION = 20, 12
 NAMES = [
+    "00_primer",
     "01_select_models",
     "02_concatenation_gains",
     "03_train_decoder",
@@ -48,7 +49,7 @@ def texts(output):
             yield str(content)
 
 
-def test_there_are_eight_notebooks():
+def test_there_are_nine_notebooks():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 

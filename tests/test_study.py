@@ -50,7 +50,7 @@ def test_unwritable_output_is_one_clear_error(tmp_path):
 
 
 def test_unknown_step_is_an_error():
-    with pytest.raises(StudyError, match="unknown step '09'; accepted: 01, 02, 03, 04, 05, 06, 07, 08"):
+    with pytest.raises(StudyError, match="unknown step '09'; accepted: 00, 01, 02, 03, 04, 05, 06, 07, 08"):
         Study("tiny", "09")
 
 

@@ -1,4 +1,6 @@
-"""Learned fusion of members: weights, a gate, canonical correlation."""
+"""Learned fusion of members: shares of the cosine, the same for all queries or a gate's, and canonical correlation."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,100 +12,77 @@ from ccq_utils.models.vectors import concat
 
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 """What canonical correlation tries to add to each member's variances, in multiples of their mean."""
+Members = list[np.ndarray]
+"""One array ``(n, d_i)`` of normalised vectors per member, rows aligned."""
 
 
-class Gate(nn.Module):
-    """Weights of the members for a query: the same for all (``per_query`` False) or a softmax over a linear map of it."""
-
-    def __init__(self, members: int, dims: int, per_query: bool):
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(members))
-        self.map = nn.Linear(dims, members, bias=False) if per_query else None
-        if per_query:
-            nn.init.zeros_(self.map.weight)
-        self.log_scale = nn.Parameter(torch.tensor(3.0))  # the usual scale of 20 for in-batch negatives
-
-    def forward(self, query: torch.Tensor) -> torch.Tensor:
-        """``(n, D) -> (n, members)``, rows that sum to one; all equal before training."""
-        logits = self.bias.expand(len(query), -1)
-        return torch.softmax(logits if self.map is None else logits + self.map(query), dim=1)
-
-    def weights(self, queries: list[np.ndarray]) -> np.ndarray:
-        """Weights ``(n, members)`` of queries given as each member's vectors ``(n, d_i)``."""
-        with torch.inference_mode():
-            return self(torch.from_numpy(concat(queries))).numpy()
-
-
-def fit_gate(short: list[np.ndarray], long: list[np.ndarray], per_query: bool, seed: int, steps: int = 200) -> Gate:
-    """Fit a gate so that a short text finds its long one among all pairs (in-batch negatives); no judgement is used.
+def fit_shares(short: Members, long: Members, per_query: bool, seed: int, steps: int = 200) -> Callable:
+    """Learn each member's share of the cosine so that a short text finds its long one among all; no judgement is used.
 
     Args:
-        short, long: per member, ``(pairs, d_i)`` normalised vectors of the two sides of pairs.
+        short, long: The two sides of pairs; those in a batch are each other's negatives.
+        per_query: Shares are a softmax over a linear map of the query's concat (a *gate*); else the same for all queries.
+
+    Returns:
+        Queries (``Members``) -> ``(n, members)``, rows that add up to one; all equal where ``steps`` is 0.
     """
-    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
     cosines = torch.stack([torch.from_numpy(a @ b.T) for a, b in zip(short, long, strict=True)], dim=2)
-    query = torch.from_numpy(concat(short))
-    gate = Gate(len(short), query.shape[1], per_query)
-    optimiser = torch.optim.AdamW(gate.parameters(), lr=0.02, weight_decay=0.01)
-    generator = torch.Generator().manual_seed(seed)
+
+    def seen(queries):  # common shares are those of a gate that sees nothing
+        return torch.from_numpy(concat(queries) * np.float32(per_query))
+
+    texts, gate = seen(short), nn.Linear(sum(one.shape[1] for one in short), len(short))
+    scale = nn.Parameter(torch.tensor(3.0))  # its exponential is the usual 20 of in-batch negatives
+    for part in gate.parameters():
+        nn.init.zeros_(part)
+    optimiser = torch.optim.AdamW([*gate.parameters(), scale], lr=0.02, weight_decay=0.01)
     for _ in range(steps):
-        index = torch.randperm(len(query), generator=generator)[:256]
-        batch = cosines[index][:, index]
-        logits = gate.log_scale.exp() * (batch * gate(query[index])[:, None, :]).sum(dim=2)
-        loss = nn.functional.cross_entropy(logits, torch.arange(len(index)))
+        batch = torch.randperm(len(texts), generator=order)[:256]
+        shares = torch.softmax(gate(texts[batch]), dim=1)
+        logits = scale.exp() * (cosines[batch][:, batch] * shares[:, None]).sum(dim=2)
         optimiser.zero_grad()
-        loss.backward()
+        nn.functional.cross_entropy(logits, torch.arange(len(batch))).backward()
         optimiser.step()
-    return gate.eval()
+    return torch.inference_mode()(lambda queries: torch.softmax(gate(seen(queries)), dim=1).numpy())
 
 
-class CanonicalFusion:
+def canonical_maps(members: Members, ridge: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Canonical correlation of two members or more (MAXVAR; Kettenring, Biometrika 1971): where they agree most.
 
-    Each member's vectors are centred and whitened (``ridge`` is added to their variances, in multiples of the mean), all are
-    joined, and as many leading principal components of the join are kept as the smallest member has dims.
+    Each member is centred and whitened (``ridge`` is added to its variances, in multiples of their mean), all are joined,
+    and as many principal components of the join are kept as the smallest member has dims. Returns a mean and a map for each.
     """
-
-    def __init__(self, ridge: float):
-        self.ridge = ridge
-
-    def fit(self, members: list[np.ndarray]) -> "CanonicalFusion":
-        """Fit on ``(n, d_i)`` vectors of the same texts, one array per member; returns itself."""
-        self.means_ = [vectors.mean(axis=0) for vectors in members]
-        centred = [vectors - mean for vectors, mean in zip(members, self.means_, strict=True)]
-        whitening = [self._whitening(vectors) for vectors in centred]
-        joined = np.hstack([vectors @ one for vectors, one in zip(centred, whitening, strict=True)])
-        dims = [vectors.shape[1] for vectors in members]
-        _, leading = eigh(joined.T @ joined, subset_by_index=[sum(dims) - min(dims), sum(dims) - 1])
-        parts = np.split(leading, np.cumsum(dims)[:-1])
-        self.maps_ = [(one @ part).astype(np.float32) for one, part in zip(whitening, parts, strict=True)]
-        return self
-
-    def _whitening(self, vectors):
-        values, axes = eigh(vectors.T.astype(float) @ vectors / len(vectors))
-        return axes / np.sqrt(values.clip(0) + self.ridge * values.mean())
-
-    def transform(self, members: list[np.ndarray]) -> np.ndarray:
-        """The fused vectors of texts, ``(n, k) float32`` with rows of length one."""
-        seen = zip(members, self.means_, self.maps_, strict=True)
-        return normalise(sum((vectors - mean) @ one for vectors, mean, one in seen))
+    means, dims = [one.mean(axis=0) for one in members], [one.shape[1] for one in members]
+    centred, whitening = [one - mean for one, mean in zip(members, means, strict=True)], []
+    for one in centred:
+        values, axes = eigh(one.T.astype(float) @ one / len(one))
+        whitening.append(axes / np.sqrt(values.clip(0) + ridge * values.mean()))
+    joined = np.hstack([one @ white for one, white in zip(centred, whitening, strict=True)])
+    _, leading = eigh(joined.T @ joined, subset_by_index=[sum(dims) - min(dims), sum(dims) - 1])
+    parts = np.split(leading, np.cumsum(dims)[:-1])
+    return list(zip(means, [white @ part for white, part in zip(whitening, parts, strict=True)], strict=True))
 
 
-def fit_canonical(short: list[np.ndarray], long: list[np.ndarray], seed: int) -> CanonicalFusion:
+def fit_canonical(short: Members, long: Members, seed: int) -> Callable:
     """Fit on both sides of four fifths of the pairs; of ``RIDGES``, the one that finds most of the other pairs.
 
     Args:
-        short, long: as for ``fit_gate``.
-        seed: draws which pairs are held out.
+        seed: Draws which pairs are held out.
+
+    Returns:
+        ``Members`` of some texts -> their fused vectors ``(n, k) float32``, rows of length one.
     """
-    order = np.random.default_rng(seed).permutation(len(short[0]))
-    held_out, fitting = np.split(order, [len(order) // 5])
+    held_out, fitting = np.split(np.random.default_rng(seed).permutation(len(short[0])), [len(short[0]) // 5])
     texts = [np.vstack([ours[fitting], theirs[fitting]]) for ours, theirs in zip(short, long, strict=True)]
-    tried = [CanonicalFusion(ridge).fit(texts) for ridge in RIDGES]
-    asked, answers = ([side[held_out] for side in part] for part in (short, long))
 
-    def found_first(fusion):
-        cosines = fusion.transform(asked) @ fusion.transform(answers).T
-        return (cosines.argmax(axis=1) == np.arange(len(cosines))).mean()
+    def fused(maps, members):
+        seen = zip(members, maps, strict=True)
+        return normalise(sum((one - mean) @ part.astype(np.float32) for one, (mean, part) in seen))
 
-    return max(tried, key=found_first)
+    def found_first(maps):
+        asked, answers = (fused(maps, [one[held_out] for one in side]) for side in (short, long))
+        return ((asked @ answers.T).argmax(axis=1) == np.arange(len(held_out))).mean()
+
+    best = max((canonical_maps(texts, ridge) for ridge in RIDGES), key=found_first)
+    return lambda members: fused(best, members)

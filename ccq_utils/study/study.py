@@ -25,9 +25,9 @@ from ccq_utils.study import figures
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.stats import summarise
 
-NAMES = """select_models concatenation_gains train_decoder calibrate_quantization stress_tests open_questions more_per_byte
-take_it_home"""
-STEPS = {f"{number:02}": f"{number:02}_{name}" for number, name in enumerate(NAMES.split(), 1)}
+NAMES = """primer select_models concatenation_gains train_decoder calibrate_quantization stress_tests open_questions
+more_per_byte take_it_home"""
+STEPS = {f"{number:02}": f"{number:02}_{name}" for number, name in enumerate(NAMES.split())}
 """Number of a notebook -> its name."""
 
 
@@ -36,7 +36,7 @@ class Study:
 
     Args:
         profile: profile name, path of a YAML file, or a profile that is loaded already.
-        step: the notebook's number, ``01`` to ``08``; its tables and figures carry it. Empty for who only reads.
+        step: the notebook's number, ``00`` to ``08``; its tables and figures carry it. Empty for who only reads.
         output: folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``.
     """
 
