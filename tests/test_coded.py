@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from mteb.models import ModelMeta
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.percentile import PercentileCodec
 from ccq_utils.common.errors import StudyError
@@ -18,7 +17,10 @@ from ccq_utils.study.metrics import METRICS, Evaluator
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside mteb
 
 
-CODECS = {"byte blocks": lambda: BlockCodec(6), "percentile": lambda: PercentileCodec(24, 2, rotate=True)}
+CODECS = {
+    "equalised PCA": lambda: PercentileCodec(48, 1, rotate=True, power=0.25),
+    "percentile": lambda: PercentileCodec(24, 2, rotate=True),
+}
 
 
 @pytest.fixture(scope="module", params=CODECS)
@@ -108,4 +110,4 @@ def test_coded_model_is_saved_and_reloaded(pipeline, tmp_path):
 
 def test_codec_that_is_not_fitted_is_an_error():
     with pytest.raises(StudyError, match="the codec is not fitted"):
-        Coded(BlockCodec(4))
+        Coded(PercentileCodec(16, 2))

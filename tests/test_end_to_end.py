@@ -12,6 +12,7 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.common import paths
+from ccq_utils.run.publish import STATES
 from ccq_utils.study.claims import load_claims
 from ccq_utils.study.stats import Interval
 
@@ -91,16 +92,11 @@ def test_tables_hold_finite_numbers_within_their_intervals(tables):
 
 def test_claims_have_the_verdicts_that_their_intervals_bear(tables):
     claims = tables["07_claims"]
-    expected = {entry.id: entry.reproduced for entry in load_claims()}
-    assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= {
-        "reproduced",
-        "partly",
-        "not reproduced",
-        "not testable here",
-    }
+    expected = {entry.id: entry.holds for entry in load_claims()}
+    assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= set(STATES)
     for row in claims.dropna(subset=["measured"]).itertuples():
         holds = expected[row.claim].holds(Interval(row.measured, row.low, row.high, row.queries))
-        assert holds == (row.verdict == "reproduced") or isinstance(row.note, str), row
+        assert holds == (row.verdict == "holds") or isinstance(row.note, str), row
     claims = claims.set_index("claim")
     assert claims.index[claims["verdict"] == "not testable here"].tolist() == ["N1"]
     assert claims.loc["N1", "note"] == "the tasks of this profile share one corpus"
@@ -170,14 +166,16 @@ def test_evaluate_compares_methods_on_a_beir_folder(evaluate, own_set, tmp_path,
     assert (found["task"], found["queries"], found["documents"]) == ("mine", 40, 40)
     assert {model["name"] for model in found["models"]} == {"minilm", "lexical", "wordllama", "static"}
     rows = {(row["method"], row["fitted_on"]): row for row in found["methods"]}
-    assert {("byte blocks", "general text"), ("byte blocks", "own corpus"), ("decoder", "general text")} <= set(rows)
+    assert {("equalised PCA", "general text"), ("equalised PCA", "own corpus"), ("decoder", "general text")} <= set(
+        rows
+    )
     for row in rows.values():
         assert row["bytes_per_vector"] <= 32 and row["low"] - 1e-9 <= row["retention"] <= row["high"] + 1e-9
         assert row["compression_factor"] == pytest.approx(found["concat"]["bytes_per_vector"] / row["bytes_per_vector"])
         assert row["retention"] == pytest.approx(row["ndcg_at_10"] / found["concat"]["ndcg_at_10"])
     assert any(row["method"] == "PQ" and "needs at least" in row["reason"] for row in found["skipped"])
     printed = capsys.readouterr().out
-    assert "byte blocks" in printed and "not run: PQ, own corpus" in printed
+    assert "equalised PCA" in printed and "not run: PQ, own corpus" in printed
 
 
 @pytest.mark.parametrize(

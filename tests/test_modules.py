@@ -15,12 +15,12 @@ from ccq_utils.models.vectors import concat
 
 TEXTS = ["Rain on the plain.", "snow", "Wind, weather and 2024!", "the shortest path in a graph of many nodes"]
 STOPS = [8, 16, 40]
-WEIGHTS = [1.0, 0.5, 0.7]
+SHARES = [1.0, 0.5, 0.7]
 
 
 @pytest.fixture(scope="module")
 def joined(members):
-    return Concat(list(members.values()), WEIGHTS, list(members))
+    return Concat(list(members.values()), SHARES, list(members))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def model(joined, trained):
 
 
 def by_hand(members, encode):
-    return concat([getattr(member, encode)(TEXTS) for member in members.values()], WEIGHTS)
+    return concat([getattr(member, encode)(TEXTS) for member in members.values()], SHARES)
 
 
 @pytest.mark.parametrize("encode", ["encode", "encode_query", "encode_document"])
@@ -46,7 +46,7 @@ def test_concat_equals_joining_by_hand_with_each_members_own_prompts(members, jo
 
 def test_given_prompt_goes_to_all_members(members, joined):
     vectors = SentenceTransformer(modules=[joined], device="cpu").encode(TEXTS, prompt="find: ")
-    expected = concat([member.encode(TEXTS, prompt="find: ") for member in members.values()], WEIGHTS)
+    expected = concat([member.encode(TEXTS, prompt="find: ") for member in members.values()], SHARES)
     assert np.abs(vectors - expected).max() < 1e-6
 
 
@@ -131,10 +131,10 @@ def test_clashing_similarity_functions_are_an_error(members):
         Concat([members["lexical"], other], names=["lexical", "other"])
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
-def test_wrong_weights_are_an_error(members, weights):
+@pytest.mark.parametrize("shares", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_wrong_shares_are_an_error(members, shares):
     with pytest.raises(StudyError, match="must be 2 positive numbers, one per member"):
-        Concat([members["static"], members["lexical"]], weights)
+        Concat([members["static"], members["lexical"]], shares)
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], ["a", "../b"], ["a", "b/c"], ["a", ""]])
@@ -200,6 +200,13 @@ def test_models_saved_before_the_package_was_divided_still_load(model, saved, ho
             entry["type"] = was.get(entry["type"].rpartition(".")[2], entry["type"])
         path.write_text(json.dumps(modules))
     assert f"{home}.modules.Decoder" in (saved / "modules.json").read_text()
+    assert np.abs(load_model(saved).encode(TEXTS) - model.encode(TEXTS)).max() < 1e-6
+
+
+def test_models_saved_with_scales_of_vectors_still_load(model, saved):
+    path = saved / "0_Concat" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({"names": config["names"], "weights": [share**0.5 for share in config["shares"]]}))
     assert np.abs(load_model(saved).encode(TEXTS) - model.encode(TEXTS)).max() < 1e-6
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from ccq_utils import cli
 from ccq_utils.codecs import files as codec_files
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
@@ -42,8 +41,7 @@ def made(model, texts, random_vectors):
 
     def make(name, on=texts):
         made = {
-            "byte blocks": lambda: BlockCodec(8),
-            "byte blocks, general": lambda: BlockCodec(8, neighbours=0),
+            "equalised PCA": lambda: PercentileCodec(56, 1, rotate=True, power=0.25),
             "decoder": lambda: PercentileCodec(32, 2, decoder=DecoderModule.of(pca, [16, 32, 48])),
             "PCA, rotated": lambda: PercentileCodec(40, 1, rotate=True),
         }[name]()
@@ -52,7 +50,8 @@ def made(model, texts, random_vectors):
     return make
 
 
-KINDS = ["byte blocks", "byte blocks, general", "decoder", "PCA, rotated"]
+KINDS = ["equalised PCA", "decoder", "PCA, rotated"]
+SIZES = {"equalised PCA": 7, "decoder": 8, "PCA, rotated": 5}
 every = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -60,7 +59,7 @@ every = pytest.mark.parametrize("kind", KINDS)
 def test_codes_are_packed_and_search_is_that_of_the_codec(made, texts, kind):
     pipeline = made(kind)
     codes = pipeline.encode_document(texts)
-    assert codes.dtype == np.uint8 and codes.shape == (80, {"PCA, rotated": 5}.get(kind, 8))
+    assert codes.dtype == np.uint8 and codes.shape == (80, SIZES[kind])
     found, numbers = pipeline.search([QUERY, texts[3]], codes, k=4)
     queries = pipeline.model.encode_query([QUERY, texts[3]])
     expected = scores(pipeline.codec, queries, codes)
@@ -116,10 +115,10 @@ def test_decoded_is_the_float_part(made, texts, tmp_path):
         < 1e-6
     )
     assert again[1].stops == [16, 32, 48]
-    assert made("byte blocks").decoded() is pipeline.model
+    assert CompressedModel(pipeline.model, LshCodec(64)).decoded() is pipeline.model
 
 
-@pytest.mark.parametrize("codec", [BlockCodec(8), PercentileCodec(16, 2)], ids=["byte blocks", "percentile"])
+@pytest.mark.parametrize("codec", [PercentileCodec(16, 1, rotate=True), PercentileCodec(16, 2)], ids=["rotated", "not"])
 def test_any_sentence_transformer_will_do_and_keeps_its_prompts(members, texts, tmp_path, codec):
     pipeline = CompressedModel(members["reader"], codec).fit(texts)
     codes = pipeline.encode_document(texts)
@@ -129,13 +128,13 @@ def test_any_sentence_transformer_will_do_and_keeps_its_prompts(members, texts, 
     assert np.abs(again.search(QUERY, codes)[0] - pipeline.search(QUERY, codes)[0]).max() < 1e-6
     projected = codec.project(members["reader"].encode_query(texts, normalize_embeddings=True))
     vectors = pipeline.decoded().encode_query(texts, normalize_embeddings=True)
-    assert isinstance(codec, BlockCodec) or np.abs(vectors - projected).max() < 1e-6
+    assert codec.rotate or np.abs(vectors - projected).max() < 1e-6
     assert np.abs(coded_model(again).encode_query(texts) - projected).max() < 1e-5  # values up to 4, in float32
 
 
 def test_truncated_model_is_an_error(model):
     with pytest.raises(StudyError, match="truncate_dim 16 would come after the codec"):
-        CompressedModel(ConcatTransformer(modules=list(model), truncate_dim=16), BlockCodec(8))
+        CompressedModel(ConcatTransformer(modules=list(model), truncate_dim=16), LshCodec(64))
 
 
 def test_nothing_saved_is_pickle_and_the_manifest_names_all(made, tmp_path):
@@ -152,7 +151,7 @@ def test_fingerprints_tell_codecs_and_models_apart(made, members, model, texts):
     marks = {kind: made(kind).marks for kind in KINDS}
     assert len({mark["codec"] for mark in marks.values()}) == len(KINDS)
     assert len({mark["model"] for mark in marks.values()}) == 1
-    assert made("byte blocks", texts[:60]).marks["codec"] != marks["byte blocks"]["codec"]
+    assert made("equalised PCA", texts[:60]).marks["codec"] != marks["equalised PCA"]["codec"]
     heavier = Concat(list(model[0].members), [1, 0.6], model[0].names)
     assert model_fingerprint(ConcatTransformer(modules=[heavier], device="cpu")) != marks["decoder"]["model"]
 
@@ -161,7 +160,7 @@ def test_fingerprints_tell_codecs_and_models_apart(made, members, model, texts):
 
 
 def test_codes_of_another_codec_or_model_are_an_error(made, members, texts, tmp_path):
-    pipeline, other = made("byte blocks"), made("byte blocks", texts[:60])
+    pipeline, other = made("equalised PCA"), made("equalised PCA", texts[:60])
     codes = pipeline.encode_document(texts)
     pipeline.save_codes(tmp_path / "codes.safetensors", codes, range(80))
     with pytest.raises(StudyError, match="codes.safetensors was made with another codec; encode the texts again"):
@@ -174,11 +173,11 @@ def test_codes_of_another_codec_or_model_are_an_error(made, members, texts, tmp_
 
 
 @pytest.mark.parametrize(
-    "codes", [np.zeros((4, 7), np.uint8), np.zeros(8, np.uint8), np.zeros((4, 8)), np.zeros((4, 8), np.int8), [[1] * 8]]
+    "codes", [np.zeros((4, 8), np.uint8), np.zeros(7, np.uint8), np.zeros((4, 7)), np.zeros((4, 7), np.int8), [[1] * 7]]
 )
 def test_codes_of_another_shape_are_an_error(made, codes):
-    with pytest.raises(StudyError, match=r"this model's are uint8 of shape \(n, 8\)"):
-        made("byte blocks").search(QUERY, codes)
+    with pytest.raises(StudyError, match=r"this model's are uint8 of shape \(n, 7\)"):
+        made("equalised PCA").search(QUERY, codes)
 
 
 @pytest.mark.parametrize("file", ["codec/codec.safetensors", "codec/codec.json", "0_Concat/static/model.safetensors"])
@@ -213,8 +212,8 @@ def test_folder_with_other_things_is_not_overwritten(made, tmp_path):
 
 
 def test_codec_files_that_do_not_fit_each_other_are_an_error(made, texts, tmp_path):
-    codec_files.save_codec(made("byte blocks").codec, tmp_path / "one")
-    codec_files.save_codec(made("byte blocks", texts[:60]).codec, tmp_path / "other")
+    codec_files.save_codec(made("equalised PCA").codec, tmp_path / "one")
+    codec_files.save_codec(made("equalised PCA", texts[:60]).codec, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "codec.safetensors", tmp_path / "one" / "codec.safetensors")
     with pytest.raises(StudyError, match="its arrays are not those of its fingerprint"):
         codec_files.load_codec(tmp_path / "one")
@@ -231,7 +230,7 @@ def test_codec_files_that_do_not_fit_each_other_are_an_error(made, texts, tmp_pa
     ],
 )
 def test_damaged_codec_is_an_error(made, tmp_path, change, message):
-    codec_files.save_codec(made("byte blocks").codec, tmp_path)
+    codec_files.save_codec(made("equalised PCA").codec, tmp_path)
     change(tmp_path)
     with pytest.raises(StudyError, match=message):
         codec_files.load_codec(tmp_path)
@@ -239,12 +238,12 @@ def test_damaged_codec_is_an_error(made, tmp_path, change, message):
 
 def test_codec_without_a_file_format_is_an_error(model, texts, tmp_path):
     pipeline = CompressedModel(model, LshCodec(64))
-    with pytest.raises(StudyError, match="LshCodec cannot be saved; choose one of: byte blocks, percentile"):
+    with pytest.raises(StudyError, match="LshCodec cannot be saved; choose one of: "):
         codec_files.save_codec(pipeline.codec, tmp_path)
 
 
 def test_unfitted_codec_is_an_error(model, texts, tmp_path):
-    pipeline = CompressedModel(model, BlockCodec(8))
+    pipeline = CompressedModel(model, PercentileCodec(16, 2))
     for use in (
         lambda: pipeline.encode_document(texts),
         lambda: pipeline.search(QUERY, np.zeros((4, 8), np.uint8)),
@@ -266,7 +265,7 @@ def test_unfitted_codec_is_an_error(model, texts, tmp_path):
     ],
 )
 def test_bad_texts_are_an_error(made, bad, message):
-    pipeline = made("byte blocks")
+    pipeline = made("equalised PCA")
     for use in (pipeline.encode_document, pipeline.fit, pipeline.fit_encode_document):
         with pytest.raises(StudyError, match=re.escape(message)):
             use(bad)
@@ -274,7 +273,7 @@ def test_bad_texts_are_an_error(made, bad, message):
 
 @pytest.mark.parametrize(("query", "k"), [("", 3), ([], 3), ([4], 3), (QUERY, 0), (QUERY, -1)])
 def test_bad_query_is_an_error(made, texts, query, k):
-    pipeline = made("byte blocks")
+    pipeline = made("equalised PCA")
     with pytest.raises(StudyError, match="text number 0 is|there are no texts|k .* must be at least 1"):
         pipeline.search(query, pipeline.encode_document(texts[:5]), k)
 
@@ -282,11 +281,11 @@ def test_bad_query_is_an_error(made, texts, query, k):
 @pytest.mark.parametrize(("ids", "count"), [(["a", "b"], 3), (["a", "a", "b"], 3), ([], 3)])
 def test_ids_that_do_not_fit_the_codes_are_an_error(made, tmp_path, ids, count):
     with pytest.raises(StudyError, match="need as many different ids"):
-        made("byte blocks").save_codes(tmp_path / "codes.safetensors", np.zeros((count, 8), np.uint8), ids)
+        made("equalised PCA").save_codes(tmp_path / "codes.safetensors", np.zeros((count, 8), np.uint8), ids)
 
 
 def test_damaged_codes_file_is_an_error(made, texts, tmp_path):
-    pipeline, path = made("byte blocks"), tmp_path / "codes.safetensors"
+    pipeline, path = made("equalised PCA"), tmp_path / "codes.safetensors"
     with pytest.raises(
         StudyError, match="codes.safetensors cannot be read .FileNotFoundError.*make it with: ccq encode"
     ):
@@ -304,7 +303,7 @@ def test_damaged_codes_file_is_an_error(made, texts, tmp_path):
     [
         (
             ["--codec", "LSH", "--output", "new"],
-            "codec 'LSH' is unknown or cannot be saved; choose one of: byte blocks, PCA, rotated",
+            "codec 'LSH' is unknown or cannot be saved; choose one of: equalised PCA",
         ),
         (["--output", "."], "is no empty folder and holds no saved model"),
     ],
@@ -332,7 +331,7 @@ def home(tmp_path_factory):
     for profile in ("tiny", "default"):
         results = folder / "data" / "results" / profile
         results.mkdir(parents=True)
-        (results / "01_selection.csv").write_text("step,member,weight,score\n1,wordllama,1,0.5\n2,lexical,0.5,0.6\n")
+        (results / "01_selection.csv").write_text("member,share\nwordllama,0.8\nlexical,0.2\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CCQ_CACHE", str(folder / "cache"))
         patch.setattr(paths, "ROOT", folder)
@@ -372,7 +371,7 @@ def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
         (["encode", str(tmp_path), str(tmp_path / "none.jsonl"), "codes.safetensors"], "none.jsonl is missing"),
         (
             ["fit", "--profile", "tiny", "--output", str(tmp_path / "m"), "--codec", "zip"],
-            "codec 'zip' is unknown or cannot be saved; choose one of: byte",
+            "codec 'zip' is unknown or cannot be saved; choose one of: equalised PCA",
         ),
         (
             ["fit", "--profile", "paper", "--output", str(tmp_path / "m")],
@@ -386,7 +385,7 @@ def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
 @pytest.mark.slow
 def test_the_readmes_five_lines_run_as_they_stand(home, texts, tmp_path, monkeypatch):
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Use it on your own documents")[2].partition("\n## ")[0]
+    section = readme.partition("## Your own documents")[2].partition("\n## ")[0]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
     lines = [line for line in code.splitlines() if line.strip()]
     assert len(lines) == 5 and 'from_profile("default")' in code
@@ -402,14 +401,14 @@ def test_card_holds_the_studys_numbers(home, texts, tmp_path):
     source = Path(__file__).resolve().parents[1] / "data" / "results" / "default"
     place = tmp_path / "out" / "results"
     shutil.copytree(source, place)
-    selection = "step,member,weight,score\n1,wordllama,1,0.5\n2,lexical,0.5,0.6\n"
+    selection = "member,share\nwordllama,0.8\nlexical,0.2\n"
     (place / "01_selection.csv").write_text(selection)
     pipeline = CompressedModel.from_profile("tiny", output=str(tmp_path / "out")).fit(texts)
     pipeline.save(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     table = codec_table(place)
     assert f"| {table['method']} | {table['bytes_per_vector']} | {table['estimate']:.3f} " in card
-    assert card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 1.0 | {} |" in card
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 0.8 | {} |" in card
 
 
 def codec_table(folder):

@@ -1,5 +1,6 @@
 """Publishing: what is removed, what is kept and what is refused."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.run import report as run_report
 from ccq_utils.run import runner
-from ccq_utils.run.publish import claims_markdown, goals_markdown, publish, with_outputs, with_times
+from ccq_utils.run.publish import filled, ledger, publish, tables, values, with_outputs
+from ccq_utils.study.claims import load_claims
 
 PROFILE = """\
 name: default
@@ -135,51 +137,56 @@ def test_a_large_notebook_is_refused_and_nothing_written(finished):
     assert finished.read_text() == before
 
 
-def test_goals_stand_side_by_side_and_reached_ones_are_bold(tmp_path):
-    for name, own in (("default", 0.991), ("wiki", 0.975)):
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Folders of two profiles with a few claims each, sizes and a cold run."""
+    monkeypatch.setattr(paths, "results_folder", lambda profile, output="": tmp_path / profile)
+    found = {"default": {"K1": ("does not hold", ""), "R1": ("holds", ""), "R2": ("partly", "holds on a")}}
+    found["small"] = found["default"] | {"K1": ("holds", "")}
+    for name, claims in found.items():
         (tmp_path / name).mkdir()
-        row = {"factor": 48, "goal": 0.98, "general text": 0.96, "own corpus": own}
-        row |= {"best_other": "OPQ, own corpus", "best_other_retention": 0.95}
-        pd.DataFrame([row]).to_csv(tmp_path / name / "07_goals.csv", index=False)
-    *_, line = goals_markdown([tmp_path / "default", tmp_path / "nowhere", tmp_path / "wiki"]).splitlines()
-    best = "0.950 (OPQ, own corpus)"
-    assert line == f"| 48x | 0.98 | 0.960 | **0.991** | {best} | 0.960 | 0.975 | {best} |"
-
-
-def test_summary_tells_what_is_contradicted_from_what_is_not_decided(tmp_path):
-    facts = {"K1": ("not reproduced", ""), "K3": ("not reproduced", "no difference seen"), "S1": ("reproduced", "")}
-    for name in ("default", "wiki"):
-        (tmp_path / name).mkdir()
-        rows = [
-            {"claim": claim, "statement": "x", "expected": "above 0", "measured": 0.1, "low": 0.0, "high": 0.2}
-            | {"verdict": verdict, "note": note}
-            for claim, (verdict, note) in facts.items()
-        ]
-        if name == "wiki":
-            rows[2] |= {"verdict": "partly"}
-        pd.DataFrame(rows).to_csv(tmp_path / name / "07_claims.csv", index=False)
-    lines = claims_markdown([tmp_path / "default", tmp_path / "wiki"]).splitlines()
-    assert "* **The paper's claims**: contradicted: K1; not decided: K3." in lines
-    assert "* **This study's own**: reproduced: S1 (`default`)." in lines
-
-
-def test_the_readmes_numbers_are_those_of_the_committed_results():
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    folders = [paths.results_folder(name) for name in ("default", "wiki")]
-    if not all(list(folder.glob("*_scores.parquet")) for folder in folders):
-        pytest.skip("no committed results")
-    assert claims_markdown(folders) in text
-    assert goals_markdown(folders) in text
-    assert with_times(text, run_report.read(folders[0])["cold_run"]) == text
-
-
-def test_times_come_from_the_last_cold_run():
-    text = "Takes <!-- time:study -->?<!-- end -->, <!-- time:02 --><!-- end --> in 02, at <!-- time:memory -->?<!-- end -->."
+        rows = [(claim, 0.1, 0.05, 0.2, *verdict) for claim, verdict in claims.items()]
+        table = pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict", "note"])
+        table.to_csv(tmp_path / name / run_report.CLAIMS, index=False)
+    sizes = pd.DataFrame([(48, "LSH", 0.9, 0.8, 0.95)], columns=["factor", "method", "estimate", "low", "high"])
+    sizes.to_csv(tmp_path / "default" / "07_more_per_byte.csv", index=False)
     cold = {"seconds": 610.0, "notebooks": {"01_a": [520.0, 2140.0], "02_b": [80.0, None]}}
-    plain = re.sub("<!--.*?-->", "", with_times(text, cold))
-    assert plain == "Takes 10 minutes, 80 seconds in 02, at 2.1 GB."
-    assert with_times(with_times(text, cold), cold) == with_times(text, cold)
-    with pytest.raises(StudyError, match="no cold run tells time:study"):
-        with_times(text, None)
-    with pytest.raises(StudyError, match="no cold run tells time:03"):
-        with_times(text.replace("02", "03"), cold)
+    (tmp_path / "default" / run_report.NAME).write_text(json.dumps({"cold_run": cold}))
+    return tmp_path
+
+
+def test_markers_name_claims_of_all_profiles_and_the_times_of_the_cold_run(results):
+    found = values()
+    assert found["claim:K1"] == (
+        "0.100 [0.050, 0.200] **holds** on `small`; 0.100 [0.050, 0.200] **does not hold** on `default`"
+    )
+    lines = found["table:claims"].strip().splitlines()
+    assert lines[0] == "| claim | small | default |" and lines[2].startswith(
+        "| Small models joined beat a larger one (K1) "
+    )
+    assert lines[-1].endswith("(R) | 1 holds, 1 partly | 1 holds, 1 partly |")
+    assert "| 48x | 0.900 [0.800, 0.950] |" in found["table:bytes"]
+    text = (
+        "Takes <!-- time:study -->?<!-- end -->, <!-- time:02 --><!-- end --> in 02, at <!-- memory -->?<!-- end -->."
+    )
+    assert re.sub("<!--.*?-->", "", filled(text, found)) == "Takes 10 minutes, 80 seconds in 02, at 2.1 GB."
+    assert filled(filled(text, found), found) == filled(text, found)
+    with pytest.raises(StudyError, match="nothing tells time:03"):
+        filled(text.replace("02", "03"), found)
+
+
+def test_the_ledger_counts_verdicts_and_lists_every_claim(results):
+    text = ledger(tables(run_report.CLAIMS, "claim"))
+    assert "Profile `small`:\n\n* the paper's claims: 2 holds, 1 partly\n" in text
+    assert "* the paper's claims: 1 holds, 1 does not hold, 1 partly\n" in text
+    assert all(f"| **{claim.id}** {claim.statement} |" in text for claim in load_claims())
+
+
+def test_the_texts_numbers_are_those_of_the_committed_results():
+    claims = tables(run_report.CLAIMS, "claim")
+    if any(set(table.index) != {claim.id for claim in load_claims()} for table in claims.values()):
+        pytest.skip("the committed results are of other claims")
+    for path in (paths.ROOT / "README.md", *paths.NOTEBOOKS.glob("0*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        assert filled(text, values()) == text, path.name
+    assert (paths.ROOT / "data" / "CLAIMS.md").read_text(encoding="utf-8") == ledger(claims)

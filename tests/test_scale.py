@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ccq_utils import cli
-from ccq_utils.codecs.byte_blocks import BlockCodec
+from ccq_utils.codecs.percentile import PercentileCodec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy import scale
 from ccq_utils.deploy.modules import Concat, ConcatTransformer
@@ -25,14 +25,14 @@ LISTED = "_parts.json"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, make_task, members):
-    """A saved model of two members and byte blocks, another one, and a corpus."""
+    """A saved model of two members and a codec, another one, and a corpus."""
     folder = tmp_path_factory.mktemp("home")
     texts = list(make_task(documents=COUNT).documents.values())
     write_corpus(folder / "texts.jsonl", texts)
     joined = Concat([members["reader"], members["static"]], [1, 0.5], ["reader", "static"])
-    model = CompressedModel(ConcatTransformer(modules=[joined], device="cpu"), BlockCodec(8)).fit(texts[:80])
+    model = CompressedModel(ConcatTransformer(modules=[joined], device="cpu"), PercentileCodec(32, 2)).fit(texts[:80])
     model.save(folder / "model")
-    CompressedModel(model.model, BlockCodec(8)).fit(texts[:60]).save(folder / "other")
+    CompressedModel(model.model, PercentileCodec(32, 2)).fit(texts[:60]).save(folder / "other")
     encode_corpus(folder / "model", folder / "texts.jsonl", folder / "here", threads=1, part=PART)
     return folder
 

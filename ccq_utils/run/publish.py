@@ -16,6 +16,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.run import report as run_report
 from ccq_utils.run.runner import Run, code_cells, read_notebook
+from ccq_utils.study import figures
 from ccq_utils.study.claims import load_claims
 
 LIMIT = 1_500_000
@@ -37,12 +38,10 @@ MAIN = {
     "R": "More models make the compressed vector more robust",
 }
 """The paper's main claims in plain words, as README shows them; a letter stands for all claims that begin with it."""
-CLAIMS = """# Claims
+HEAD = """# Claims
 
-`ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), as the committed tables judge it. *Concat* is the
-paper's: equal shares. A number is a mean over tasks, with a 95 % interval that resamples tasks, then queries. It *holds* where
-the whole interval lies where the claim says, corrected (Holm) within a notebook; it *does not hold* where the interval
-contradicts; else it is *undecided*, or *partly* where tasks differ."""
+`ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), whose head explains the verdicts, as the committed
+tables judge it. A number is a mean over tasks with its 95 % interval. *Concat* is the paper's: equal shares."""
 
 
 def publish(profile: str = "default") -> list[Path]:
@@ -67,7 +66,7 @@ def publish(profile: str = "default") -> list[Path]:
     readme = paths.ROOT / "README.md"
     if readme.is_file():
         texts[readme] = filled(readme.read_text(encoding="utf-8"), found)
-        texts[paths.ROOT / "data" / "CLAIMS.md"] = ledger(tables())
+        texts[paths.ROOT / "data" / "CLAIMS.md"] = ledger(tables(run_report.CLAIMS, "claim"))
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)
@@ -85,88 +84,74 @@ def filled(text: str, values: dict[str, str]) -> str:
     return re.sub(r"(<!-- ((?:time|claim|table):\w+|memory) -->).*?(<!-- end -->)", fill, text, flags=re.DOTALL)
 
 
-def values(folders: list[Path] | None = None) -> dict[str, str]:
-    """What the markers of a text may name; times are those of the last cold run of the default profile."""
-    claims, cold = tables(folders), run_report.read(paths.results_folder("default")).get("cold_run")
-    known = {f"table:{name}": make(claims) for name, make in {"claims": main_claims}.items() if claims}
-    known |= {f"claim:{name}": _beside(claims, name) for table in claims.values() for name in table.index}
-    sizes = tables(folders, "07_more_per_byte.csv", None)
-    known |= {"table:bytes": per_byte(sizes)} if sizes else {}
-    return known | (times(cold) if cold else {})
-
-
-def times(cold: dict) -> dict[str, str]:
-    """The whole run (``time:study``), its notebooks (``time:03``) and the most ``memory`` that one of them held, in words."""
-    seconds = {"study": cold["seconds"], **{name[:2]: taken for name, (taken, _) in cold["notebooks"].items()}}
-    words = {f"time:{name}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in seconds.items()}
-    return words | {"memory": f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"}
-
-
-def tables(folders: list[Path] | None = None, name=run_report.CLAIMS, index="claim") -> dict[str, pd.DataFrame]:
-    """One table of every profile that has it, by profile."""
-    paths_ = [(folder / name) for folder in folders or map(paths.results_folder, PROFILES)]
-    return {path.parent.name: pd.read_csv(path, index_col=index) for path in paths_ if path.is_file()}
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
-
-
-def main_claims(claims: dict[str, pd.DataFrame]) -> str:
-    """The paper's main claims, a row each, with what each profile's tables say of them."""
+def values() -> dict[str, str]:
+    """What the markers of a text may name: a text for each; times are those of the last cold run of the default profile."""
+    claims, sizes = tables(run_report.CLAIMS, "claim"), tables("07_more_per_byte.csv")
     rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
-    return f"\n{markdown(['claim', *(f'`{name}`' for name in claims)], rows)}\n"
+    found = {"table:claims": f"\n{_markdown(['claim', *claims], rows)}\n"} if claims else {}
+    for name in dict.fromkeys(claim for table in claims.values() for claim in table.index):
+        cells = [f"{_cell(table, name)} on `{of}`" for of, table in claims.items() if name in table.index]
+        found[f"claim:{name}"] = "; ".join(cells)
+    if sizes:
+        found["table:bytes"] = "\n\n".join(per_byte(table, name) for name, table in sizes.items())
+    if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
+        taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
+        found |= {
+            f"time:{name}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in taken.items()
+        }
+        found["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
+    return found
+
+
+def tables(name: str, index: str | None = None) -> dict[str, pd.DataFrame]:
+    """A results table of every profile of ``PROFILES`` that has it, by profile."""
+    found = {profile: paths.results_folder(profile) / name for profile in PROFILES}
+    return {profile: pd.read_csv(path, index_col=index) for profile, path in found.items() if path.is_file()}
 
 
 def ledger(claims: dict[str, pd.DataFrame]) -> str:
-    """data/CLAIMS.md: how many claims hold, then all of them by notebook with what each profile's tables say."""
-    entries = load_claims()
-    kinds = {claim.id: _whose(claim.source) for claim in entries}
-    parts = [CLAIMS, "\n".join(f"* `{name}`: {_counts(table, kinds)}" for name, table in claims.items())]
-    for notebook in dict.fromkeys(claim.notebook for claim in entries):
-        rows = [
-            [
-                f"**{one.id}** {one.statement}",
-                f"{one.setting}; {one.holds}",
-                *(_cell(t, one.id) for t in claims.values()),
-            ]
-            for one in entries
-            if one.notebook == notebook
+    """data/CLAIMS.md: how many claims came out how, then all of them by notebook with what each profile's tables say."""
+    parts, by_notebook, kinds = [HEAD], {}, {}
+    for one in load_claims():
+        cells = [
+            f"**{one.id}** {one.statement}",
+            f"{one.setting} ({one.holds})",
+            *(_cell(t, one.id) for t in claims.values()),
         ]
-        head = ["claim", "measured on what; it holds", *(f"`{name}`" for name in claims)]
-        parts.append(f"## {notebook}\n\n{markdown(head, rows)}")
+        by_notebook.setdefault(one.notebook, []).append(cells)
+        whose = "the paper's claims" if one.source.startswith("paper") else "this study's own"
+        whose = "the paper's open questions" if re.search("open question|next check", one.source) else whose
+        kinds.setdefault(whose, []).append(one.id)
+    for name, table in claims.items():
+        counts = [f"* {kind}: {_counts(table['verdict'].reindex(ids).dropna())}" for kind, ids in kinds.items()]
+        parts.append("\n".join([f"Profile `{name}`:", "", *counts]))
+    for notebook, rows in by_notebook.items():
+        parts.append(f"## {notebook}\n\n{_markdown(['claim', 'setting (it holds where)', *claims], rows)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _counts(table, kinds):
-    """How many of the paper's claims, of its open questions and of this study's own came out how."""
-    words = []
-    for kind in dict.fromkeys(kinds.values()):
-        found = [table["verdict"].get(claim) for claim in kinds if kinds[claim] == kind]
-        words.append(f"{kind}: " + ", ".join(f"{found.count(state)} {state}" for state in STATES if state in found))
-    return "; ".join(words) + "."
+def per_byte(table: pd.DataFrame, profile: str) -> str:
+    """07_more_per_byte for README: retention with its interval per compression factor and method."""
+    cells = figures.cells(table, ["factor"], "method").fillna("")
+    rows = [[f"{factor}x", *row] for factor, row in zip(cells.index, cells.to_numpy().tolist(), strict=True)]
+    return f"\n{_markdown([f'`{profile}`', *cells], rows)}\n"
+
+
+def _counts(verdicts):
+    return ", ".join(f"{count} {state}" for state in STATES if (count := (verdicts == state).sum())) or "not run"
 
 
 def _cell(table, claim):
     """Number, interval and verdict of one claim; of a letter's claims how many came out how."""
     if claim not in table.index:
-        found = table["verdict"][table.index.str.fullmatch(rf"{claim}\d+\w*")].tolist()
-        return ", ".join(f"{found.count(state)} of {len(found)} {state}" for state in STATES if state in found)
+        return _counts(table["verdict"][table.index.str.fullmatch(rf"{claim}\d+\w*")])
     row = table.loc[claim].fillna({"note": ""})
     number = "" if pd.isna(row["measured"]) else f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
     return f"{number}**{row['verdict']}**{f' ({note})' if (note := row['note']) else ''}"
 
 
-def _beside(claims, claim):
-    cells = {name: _cell(table, claim) for name, table in claims.items() if claim in table.index}
-    return "; ".join(f"{cell} on `{name}`" for name, cell in cells.items())
-
-
-def _whose(source):
-    if re.search("open question|next check", source):
-        return "the paper's open questions"
-    return "the paper's claims" if source.startswith("paper") else "this study's own"
+def _markdown(head, rows):
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def with_outputs(source, executed, name: str):
