@@ -28,10 +28,12 @@ def test_score_is_the_mean_of_member_cosines(members):
     assert np.allclose(joined @ joined.T, np.mean([cosines(member) for member in members], axis=0), atol=1e-6)
 
 
-def test_score_with_weights_is_the_mean_weighted_by_their_squares(members):
-    joined = concat(members, [1, 2, 0.5])
-    expected = np.average([cosines(member) for member in members], axis=0, weights=[1, 4, 0.25])
+@pytest.mark.parametrize("scale", [1, 10])
+def test_score_with_shares_is_the_share_weighted_mean_of_member_cosines(members, scale):
+    joined = concat(members, [0.5 * scale, 0.3 * scale, 0.2 * scale])  # shares are made to add up to one
+    expected = sum(share * cosines(member) for share, member in zip((0.5, 0.3, 0.2), members, strict=True))
     assert np.allclose(joined @ joined.T, expected, atol=1e-6)
+    assert np.allclose(concat(members, [scale] * 3), concat(members), atol=1e-6)
 
 
 def test_length_of_a_member_does_not_matter_when_normalised(members):
@@ -55,7 +57,7 @@ def test_members_are_left_as_they_are(members):
 
 
 def test_no_members_are_an_error():
-    with pytest.raises(StudyError, match="at least one member"):
+    with pytest.raises(StudyError, match="give at least one"):
         concat([])
 
 
@@ -64,10 +66,10 @@ def test_misaligned_rows_are_an_error(members):
         concat([members[0], members[1][:-1]])
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 0], [1, 1, -1], [1, 1, np.nan], [1, 1, 1, 1]])
-def test_bad_weights_are_an_error(members, weights):
-    with pytest.raises(StudyError, match="must be 3 positive numbers"):
-        concat(members, weights)
+@pytest.mark.parametrize("shares", [[1, 1], [1, 1, 0], [1, 1, -1], [1, 1, np.nan], [1, 1, 1, 1]])
+def test_bad_shares_are_an_error(members, shares):
+    with pytest.raises(StudyError, match=r"concat: shares .* must be 3 positive numbers, one per member"):
+        concat(members, shares)
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN or infinity"), (0, "the zero vector")])

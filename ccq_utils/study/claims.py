@@ -173,27 +173,32 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
     p_values = [claim.holds.p(found[0]) if found[0] else np.nan for claim, found in zip(claims, measured, strict=True)]
     notebooks = pd.Series([claim.notebook for claim in claims])
     corrected = pd.Series(p_values, dtype=float).dropna().groupby(notebooks).transform(holm)
+    family = notebooks[corrected.index].value_counts()
     return [
-        Ruling(claim, *found, *_verdict(claim, *found[:2], corrected.get(number)))
+        Ruling(claim, *found, *_verdict(claim, *found[:2], corrected.get(number), family.get(claim.notebook)))
         for number, (claim, found) in enumerate(zip(claims, measured, strict=True))
     ]
 
 
-def _verdict(claim, interval, by_task, p):
-    """*holds*, *does not hold* (the interval contradicts), *undecided* or *partly*, and a note that says on what."""
+def _verdict(claim, interval, by_task, p, family):
+    """*holds*, *does not hold* (the interval contradicts), *undecided* or *partly*, and a note that says on what.
+
+    The mean counts where Holm's p-value does, a task where it would among all tasks of all ``family`` claims (Bonferroni).
+    """
     if interval is None:
         return "not testable here", claim.untestable or "its run is not in the tables"
-    expects, sure = claim.holds, LEVEL / max(1, len(by_task))
-    on = [task for task, one in by_task.items() if expects.holds(one) and expects.p(one) < sure]
-    off = [task for task, one in by_task.items() if expects.fails(one) and expects.p(one) < sure]
-    holds, fails = expects.holds(interval), expects.fails(interval)
+    expects = claim.holds
+    sure = [task for task, one in by_task.items() if expects.p(one) * len(by_task) * family < LEVEL]
+    on = [task for task in sure if expects.holds(by_task[task])]
+    off = [task for task in sure if expects.fails(by_task[task])]
     notes = [f"{word} {', '.join(tasks)}" for word, tasks in (("holds on", on), ("does not hold on", off)) if tasks]
-    if (holds and off) or (fails and on) or (not holds and not fails and on):
+    holds, fails = (p < LEVEL and says(interval) for says in (expects.holds, expects.fails))
+    if (on and not holds) or (off and holds):
         return "partly", "; ".join(notes)
-    if (holds or fails) and p >= LEVEL:
-        return "undecided", "not after Holm's correction"
     if holds or fails:
         return "holds" if holds else "does not hold", ""
+    if expects.holds(interval) or expects.fails(interval):
+        notes.append("not after Holm's correction")
     return "undecided", "; ".join(notes)
 
 

@@ -18,7 +18,7 @@ SHARED = (
     ("static", "decoder", "bucket numbers"),
     ("model2vec",),
     ("score fusion",),
-    (),
+    ("weighted concat",),
     ("rank fusion", "LSH", "symmetric"),
     (),
     ("binary, float query",),
