@@ -4,6 +4,7 @@ import ast
 import re
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 
@@ -11,7 +12,7 @@ from ccq_utils.common import paths
 from ccq_utils.run.publish import LIMIT
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("0*.ipynb"))
-LONGEST_CELL, LONGEST_FUNCTION = 20, 12
+LONGEST_CELL, LONGEST_FUNCTION, MOST_CELLS, MOST_ROWS, MOST_COLUMNS = 20, 12, 34, 16, 9
 NAMES = [
     "00_primer",
     "01_select_models",
@@ -53,30 +54,76 @@ def test_there_are_nine_notebooks():
     assert [path.stem for path in NOTEBOOKS] == NAMES
 
 
-def test_first_ten_lines_of_the_last_notebook_search_a_folder(tmp_path, monkeypatch):
-    source = "\n".join(cell.source for cell in cells(NOTEBOOKS[-1], "code"))
-    lines = [line for line in source.splitlines() if line.strip()][:10]
-    assert lines[2].startswith("folder = ") and "model.search(" in lines[9]
+def test_first_dozen_lines_of_the_last_notebook_search_a_folder(tmp_path, monkeypatch, capsys):
+    parameters, lines, *_ = (cell.source for cell in cells(NOTEBOOKS[-1], "code"))
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 12
     calls = {}
 
     class Model:
+        codec = property(lambda self: self)
+
         @classmethod
         def from_profile(cls, profile, output=""):
             return cls()
 
-        def fit_encode_document(self, texts):
+        def vectors(self, texts):
             calls["texts"] = list(texts)
-            return "codes"
+            return np.zeros((1, 8))
+
+        def fit(self, vectors):
+            return self
+
+        def encode(self, vectors):
+            return np.zeros((1, 3), dtype=np.uint8)
 
         def search(self, query, codes, k):
-            calls["search"] = (codes, k)
             return [0.5], [0]
 
     monkeypatch.setattr("ccq_utils.deploy.pipeline.CompressedModel", Model)
     (tmp_path / "mine.txt").write_text("my own words")
-    lines[2] = f"folder = {str(tmp_path)!r}"
-    exec("\n".join(lines), {})
-    assert calls == {"texts": ["my own words"], "search": ("codes", 5)}
+    exec(f"{parameters}\nfolder = {str(tmp_path)!r}\n{lines}", {})
+    assert calls == {"texts": ["my own words"]}
+    assert capsys.readouterr().out == "0.500  mine.txt\nthe best 5 of 1 texts; 3 bytes each\n"
+
+
+@every
+def test_notebook_is_one_sitting_long(path):
+    assert len(nbformat.read(path, as_version=4).cells) <= MOST_CELLS
+
+
+@every
+def test_versions_stand_in_the_last_cell(path):
+    *others, last = nbformat.read(path, as_version=4).cells
+    assert "versions_table()" in last.source
+    assert not any("versions_table()" in cell.source for cell in others)
+
+
+@every
+def test_a_sentence_follows_every_figure(path):
+    """In a text below it, or computed by the cell itself or the next."""
+    found = nbformat.read(path, as_version=4).cells
+    for cell, below in zip(found, found[1:], strict=False):
+        if cell.cell_type == "code" and "study.show(" in cell.source:
+            computed = cell.source + (below.source if below.cell_type == "code" else "")
+            text = below.cell_type == "markdown" and not below.source.startswith("#")
+            assert text or "Markdown(" in computed or "print(" in computed, cell.source
+
+
+@every
+def test_no_time_is_typed(path):
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert not re.search(
+        r"\b(\d+|a|an|one|two) ?(s|seconds?|minutes?|hours?)\b", re.sub("-->[^<]*<!-- end", "", first)
+    ), first
+
+
+@every
+def test_committed_tables_fit_a_page(path):
+    for cell in cells(path, "code"):
+        for output in () if re.search("versions_table|claims.shown", cell.source) else cell.outputs:
+            rows = re.findall("<tr.*?</tr>", str(output.get("data", {}).get("text/html", "")), re.DOTALL)
+            wide = max((len(re.findall("<t[hd][ >]", row)) for row in rows), default=0)
+            assert len(rows) <= MOST_ROWS and wide <= MOST_COLUMNS, f"{len(rows)} rows, {wide} columns: {cell.source}"
 
 
 @every
