@@ -93,8 +93,14 @@ def test_decoder_is_trained_once_and_its_key_holds_each_setting(study, random_ve
     first, history = trained_decoder(study, dims=16)
     again = trained_decoder(study, dims=16)
     assert len(list((study.cache.folder / "decoders").iterdir())) == 1 and history.equals(again[1])
-    settings = [{"seed": 1}, {"loss": "reconstruction"}, {"passages": 60}, {"early_stop": False}, {"depth": 2}]
-    settings += [{"start": "PCA"}]
+    settings = [
+        {"seed": 1},
+        {"loss": "reconstruction"},
+        {"training": texts["training"][:60]},
+        {"epochs": 2},
+        {"depth": 2},
+    ]
+    settings += [{"start": "PCA"}, {"depth": 2, "dropout": 0.1}]
     for setting in settings:
         trained_decoder(study, dims=16, **setting)
     assert len(list((study.cache.folder / "decoders").iterdir())) == 1 + len(settings)

@@ -48,6 +48,9 @@ def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor)
 class Decoder(nn.Module):
     """D -> d in ``depth`` layers; one layer is a linear map without bias, more have GELU between them.
 
+    Deeper ones read inputs times the root of D, so that their values are about one: GELU is close to a straight line near
+    zero, where the values of a vector of length one lie.
+
     Args:
         in_dims, out_dims: D and d.
         depth: Number of layers.
@@ -79,7 +82,7 @@ class Decoder(nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """``(n, D) -> (n, d)``; not normalised, because truncation comes first."""
-        decoded = self.layers(vectors)
+        decoded = self.layers(vectors if len(self.layers) == 1 else vectors * self.config["in_dims"] ** 0.5)
         return decoded if self.linear is None else decoded + self.linear(vectors)
 
     @torch.inference_mode()
@@ -155,17 +158,15 @@ def train_decoder(
     learning_rate: float,
     patience: int | None,
     seed: int,
-    weight_decay: float = 0.0,
     loss: str = "similarity",
 ) -> pd.DataFrame:
-    """Train in place with AdamW and keep the weights of the lowest held-out loss.
+    """Train in place with Adam and keep the weights of the lowest held-out loss.
 
     Args:
         training, validation: Concat vectors ``(n, D)`` of text without judgements; the latter are held out.
         stops: Numbers of first dims that the loss looks at, the last at most d.
         patience: Epochs without a lower held-out loss before training stops; None trains all, to show overfitting.
         seed: Of the order of the texts; weights and dropout follow ``torch.manual_seed``.
-        weight_decay: AdamW's; 0 is plain Adam.
         loss: ``similarity`` (the paper's), or ``reconstruction`` for a decoder of depth 1.
 
     Returns:
@@ -179,7 +180,7 @@ def train_decoder(
         raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     order = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate, fused=True)
 
     def loss_of(vectors):
         if loss == "reconstruction":

@@ -116,8 +116,7 @@ class StaticSpec(_Strict):
 
 
 class DecoderSpec(_Strict):
-    """Decoder training: output ``dims`` (at most the concat's), truncation depths ``stops``, early stop after ``patience``
-    epochs."""
+    """Decoder training: at most ``dims`` outputs, truncation depths ``stops``, early stop after ``patience`` evaluations."""
 
     dims: int = Field(1024, ge=1)
     stops: list[int] = [32, 64, 128, 256, 512, 1024]

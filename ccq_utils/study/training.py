@@ -7,66 +7,55 @@ from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
 from ccq_utils.common.cache import fingerprint
 from ccq_utils.study.study import Study
 
-SCARCE_EPOCHS = 5
-"""How many times more epochs a decoder that is trained on few passages gets at most."""
-
 
 def trained_decoder(
     study: Study,
     start: str = "random",
     dims: int | None = None,
-    depth: int = 1,
-    width: int = 512,
     seed: int = 0,
-    early_stop: bool = True,
     members: list[str] | None = None,
     shares=None,
     training=None,
-    passages: int | None = None,
-    **regular,
+    epochs: int | None = None,
+    loss: str = "similarity",
+    **shape,
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, and its losses per epoch.
 
     Args:
         start: ``random`` (the paper's) or ``PCA`` (uncentred PCA of the training concat; depth 1 or residual).
         dims: output dims; the profile's if None; stops beyond it are left out.
-        depth, width: layers, and hidden width of deeper ones.
         seed: added to the profile's seed.
-        early_stop: False trains all ablation epochs, to show what happens past the best one.
         members, shares: as ``Study.concat`` takes them.
         training: vectors to train on, ``(n, D)``; the training text's concat if None.
-        passages: train on the first so many only, with as many more epochs (at most ``SCARCE_EPOCHS`` times).
-        regular: what ``Decoder`` and ``train_decoder`` take further: ``dropout``, ``residual``, ``weight_decay``, ``loss``.
+        epochs: train so many, to show what happens past the best; None stops early, as the profile says.
+        loss: as ``train_decoder`` takes it.
+        shape: what ``Decoder`` takes further: ``depth``, ``dropout``, ``residual``.
     """
     spec = study.profile.decoder
     training = study.concat("training", None, members, shares) if training is None else training
     validation = study.concat("validation", None, members, shares)
-    epochs = spec.epochs if early_stop else spec.ablation_epochs
-    if passages is not None:
-        epochs *= min(SCARCE_EPOCHS, max(1, len(training) // passages))
-        training = training[:passages]
     dims = min(dims or spec.dims, training.shape[1])
     settings = {
         "stops": [stop for stop in spec.stops if stop < dims] + [dims],
-        "epochs": epochs,
+        "epochs": epochs or spec.epochs,
         "batch_size": spec.batch_size,
         "learning_rate": spec.learning_rate * (0.1 if start == "PCA" else 1),
-        "patience": spec.patience if early_stop else None,
+        "patience": None if epochs else spec.patience,
         "seed": study.profile.seed + seed,
+        "loss": loss,
     }
-    shape = {"depth": depth, "width": width}
-    key = {"start": start, "dims": dims, **shape, **settings, **regular, "vectors": fingerprint(training, validation)}
-    shape |= {name: regular.pop(name) for name in ("dropout", "residual") if name in regular}
 
     def build(folder):
         torch.manual_seed(settings["seed"])
         decoder = Decoder(training.shape[1], dims, **shape)
         if start == "PCA":
             decoder.start_from(fit_pca(training, dims))
-        history = train_decoder(decoder, training, validation, **settings, **regular)
+        history = train_decoder(decoder, training, validation, **settings)
         decoder.save(folder)
         history.to_csv(folder / "history.csv", index=False)
 
+    key = {"start": start, "dims": dims, **settings, **shape, "vectors": fingerprint(training, validation)}
     folder = study.cache.artifact("decoders", key, build)
     return Decoder.load(folder), pd.read_csv(folder / "history.csv")
 
