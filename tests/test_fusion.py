@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from notebook_cells import functions_of
 from sklearn.cross_decomposition import CCA
 
 from ccq_utils.analyses.fusion import canonical_maps, fit_canonical, fit_shares
@@ -53,6 +54,13 @@ def test_common_shares_leave_a_useless_member(members):
 def test_same_seed_gives_the_same_gate(members):
     first, again = (fit_shares(*members, True, seed=2, steps=10)(members[0]) for _ in range(2))
     assert np.array_equal(first, again)
+
+
+def test_fixed_shares_of_notebook_06_score_as_the_weighted_concat(members):
+    notebook = functions_of("06_open_questions")
+    matrix, shares = notebook.by_shares(notebook.fixed([3, 1]), *members)
+    queries, documents = (concat(side, [3, 1]) for side in members)
+    assert np.allclose(matrix, queries @ documents.T, atol=1e-6) and np.allclose(shares, [0.75, 0.25])
 
 
 def test_canonical_correlation_of_two_members_is_that_of_scikit_learn():
