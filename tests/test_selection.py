@@ -61,12 +61,15 @@ def test_greedy_selection_takes_the_strongest_and_then_its_complement(select, co
     assert select.macro_mean(select.validation_scores(dict.fromkeys(chosen[:2], 1.0))) == 1.0
 
 
-def test_tuned_shares_are_no_worse_than_equal_ones_and_than_any_that_were_tried(select):
-    members = ["twin", "first", "other"]  # the first two agree, so that at equal shares they outvote the third
-    equal = select.macro_mean(select.validation_scores(dict.fromkeys(members, 1.0)))
-    shares, tried = select.tune_shares(members)
-    assert equal == pytest.approx(0.6) and tried[tuple(shares.values())] == max(tried.values()) == 1.0
-    assert list(shares) == members and shares["twin"] == 1.0 and set(shares.values()) <= set(select.GRID)
+def test_tuned_shares_are_better_than_equal_ones_and_the_best_that_were_tried(study, cosines):
+    loud = cosines | {"twin": 3 * cosines["first"]}  # with "first" it outvotes "other" where both are wrong
+    tried_on = {(name, task): matrix for name, matrix in loud.items() for task in study.tasks}
+    select = functions_of("01_select_models", study=study, tried_on=tried_on)
+    shares, tried = select.tune_shares(["other", "first", "twin"])
+    assert tried[1.0, 1.0, 1.0] == pytest.approx(0.6) and tried[tuple(shares.values())] == max(tried.values()) == 1.0
+    assert (
+        list(shares) == ["other", "first", "twin"] and set(shares.values()) <= set(select.GRID) and shares["other"] == 1
+    )
     assert select.tune_shares(["first"])[0] == {"first": 1.0}
 
 
