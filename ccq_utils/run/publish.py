@@ -131,10 +131,14 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
 
 
 def per_byte(table: pd.DataFrame, profile: str) -> str:
-    """07_more_per_byte for README: retention with its interval per compression factor and method."""
-    cells = figures.cells(table, ["factor"], "method").fillna("")
-    rows = [[f"{factor}x", *row] for factor, row in zip(cells.index, cells.to_numpy().tolist(), strict=True)]
-    return f"\n{_markdown([f'`{profile}`', *cells], rows)}\n"
+    """07_more_per_byte for README: retention with its interval by size and what was fitted on; the best rival is named."""
+    by = ["factor", "fitted_on"]
+    cells = figures.cells(table, by, "who")
+    cells["best rival"] += ", " + table[table["who"] == "best rival"].set_index(by)["method"]
+    rows = [
+        [f"{factor}x, {text}", *row] for (factor, text), row in zip(cells.index, cells.to_numpy().tolist(), strict=True)
+    ]
+    return f"\n{_markdown([f'`{profile}`, fitted on', *cells], rows)}\n"
 
 
 def _counts(verdicts):
