@@ -42,13 +42,12 @@ class Expectation(_Strict):
         low, high = (-np.inf if self.above is None else self.above, np.inf if self.below is None else self.below)
         return self.within or (low, high)
 
-    def holds(self, interval: Interval) -> bool:
-        """Whether the whole interval lies where the claim expects it."""
-        return self.bounds[0] < interval.low and interval.high < self.bounds[1]
-
-    def fails(self, interval: Interval) -> bool:
-        """Whether the whole interval lies where the claim says it cannot."""
-        return interval.high < self.bounds[0] or self.bounds[1] < interval.low
+    def judge(self, interval: Interval) -> str:
+        """*holds* where the whole interval lies where it should, *does not hold* where none of it does, else *undecided*."""
+        low, high = self.bounds
+        if low < interval.low and interval.high < high:
+            return "holds"
+        return "does not hold" if interval.high < low or high < interval.low else "undecided"
 
     def p(self, interval: Interval) -> float:
         """p-value of the threshold; of the nearer bound for ``within`` (two one-sided tests)."""
@@ -105,8 +104,7 @@ class Measurement(_Strict):
         names = [name.replace("method ", "", 1) for name in names]
         if self.statistic == "difference":
             return f"nDCG@10: {names[0]} minus {names[1]}"
-        retention = f"retention: {names[0]} over {names[1]}"
-        return retention if len(names) == 2 else f"{retention}, minus {names[2]} over {names[3]}"
+        return "retention: " + ", minus ".join(map(" over ".join, zip(names[::2], names[1::2], strict=True)))
 
 
 class Claim(_Strict):
@@ -187,19 +185,16 @@ def _verdict(claim, interval, by_task, p, family):
     """
     if interval is None:
         return "not testable here", claim.untestable or "its run is not in the tables"
-    expects = claim.holds
-    sure = [task for task, one in by_task.items() if expects.p(one) * len(by_task) * family < LEVEL]
-    on = [task for task in sure if expects.holds(by_task[task])]
-    off = [task for task in sure if expects.fails(by_task[task])]
-    notes = [f"{word} {', '.join(tasks)}" for word, tasks in (("holds on", on), ("does not hold on", off)) if tasks]
-    holds, fails = (p < LEVEL and says(interval) for says in (expects.holds, expects.fails))
-    if (on and not holds) or (off and holds):
+    expects, judged = claim.holds, claim.holds.judge(interval)
+    mean = judged if p < LEVEL else "undecided"
+    sure = {task: one for task, one in by_task.items() if expects.p(one) * len(by_task) * family < LEVEL}
+    on, off = ([task for task in sure if expects.judge(sure[task]) == word] for word in ("holds", "does not hold"))
+    notes = [f"{word} on {', '.join(tasks)}" for word, tasks in (("holds", on), ("does not hold", off)) if tasks]
+    if (on and mean != "holds") or (off and mean == "holds"):
         return "partly", "; ".join(notes)
-    if holds or fails:
-        return "holds" if holds else "does not hold", ""
-    if expects.holds(interval) or expects.fails(interval):
-        notes.append("not after Holm's correction")
-    return "undecided", "; ".join(notes)
+    if mean != "undecided":
+        return mean, ""
+    return mean, "; ".join(notes + ["not after Holm's correction"] * (judged != mean))
 
 
 def _measure(claim, results, scores, seed):
@@ -218,15 +213,14 @@ def _measure(claim, results, scores, seed):
     runs = [_select(scores, chosen, claim.id) for chosen in test.selections]
     if any(run.empty for run in runs):
         return nothing
-    values = {task: [run.loc[task].to_numpy(float) for run in runs] for task in runs[0].index.unique("task")}
-    if any(len({len(each) for each in found}) > 1 for found in values.values()):
+    if any(not run.index.equals(runs[0].index) for run in runs):
         raise StudyError(f"claim {claim.id}: what it compares was not scored on the same queries")
-    runs = [{task: found[number] for task, found in values.items()} for number in range(len(runs))]
-    found = compare(FORMULAS[test.statistic], runs, RESAMPLES, seed)
-    intervals = {task: interval for task, (interval, _) in found.items()}
-    overall = found.get(MACRO, next(iter(found.values())))
-    intervals.pop(MACRO, None)
-    return overall[0], intervals, max(one.shape[1] for run in runs for one in run.values()), overall[1]
+    tasks = runs[0].index.unique("task")
+    runs = [{task: run.loc[task].to_numpy(float) for task in tasks} for run in runs]
+    intervals = compare(FORMULAS[test.statistic], runs, RESAMPLES, seed)
+    interval, spread = intervals.pop(MACRO, None) or intervals[tasks[0]]
+    seeds = max(one.shape[1] for run in runs for one in run.values())
+    return interval, {task: found for task, (found, _) in intervals.items()}, seeds, spread
 
 
 def _matching(table, chosen):
@@ -248,13 +242,13 @@ def _select(scores, chosen, claim):
 def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) -> pd.DataFrame:
     """One row per claim whose runs notebooks ``first`` to ``last`` made: interval, seeds, threshold, verdict, note."""
     rows = []
-    for ruling in rule(results, [claim for claim in load_claims() if first <= claim.notebook[:2] <= last], seed):
-        claim, interval = ruling.claim, ruling.interval or Interval(np.nan, np.nan, np.nan, 0)
-        row = {"claim": claim.id, "statement": claim.statement, "tested": str(claim.test)}
-        row |= {"setting": claim.setting, "measured": interval.estimate, "low": interval.low, "high": interval.high}
-        row["expected"] = str(claim.holds)
-        row |= {"seeds": ruling.seeds, "seed_spread": ruling.spread, "queries": interval.queries}
-        rows.append(row | {"verdict": ruling.verdict, "note": ruling.note})
+    claims = [claim for claim in load_claims() if first <= claim.notebook[:2] <= last]
+    for claim, interval, _, seeds, spread, verdict, note in rule(results, claims, seed):
+        interval = interval or Interval(np.nan, np.nan, np.nan, 0)
+        row = {"claim": claim.id, "statement": claim.statement, "tested": str(claim.test), "setting": claim.setting}
+        row |= {"measured": interval.estimate, "low": interval.low, "high": interval.high, "expected": str(claim.holds)}
+        row |= {"seeds": seeds, "seed_spread": spread, "queries": interval.queries, "verdict": verdict, "note": note}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
