@@ -30,11 +30,6 @@ FACTOR = 48
 class CompressedModel:
     """A model and the codec of its vectors. Documents become packed codes; queries stay in float.
 
-    Example:
-        model = CompressedModel.from_profile("default")
-        codes = model.fit_encode_document(texts)
-        scores, numbers = model.search("What do I want to know?", codes, k=5)
-
     Args:
         model: A SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not.
         codec: A percentile codec, fitted on this model's vectors or not yet.
@@ -82,8 +77,9 @@ class CompressedModel:
         joined = Concat(members, list(chosen["share"]), list(chosen["member"]))
         dims, decoder = joined.get_embedding_dimension(), None
         if codec.startswith("decoder"):
-            stops, trained = study.profile.decoder.stops, trained_decoder(study, shares=joined.shares)[0]
-            decoder = DecoderModule.of(trained, [stop for stop in stops if stop <= trained.config["out_dims"]])
+            trained = trained_decoder(study, shares=joined.shares)[0]
+            width = trained.config["out_dims"]
+            decoder = DecoderModule.of(trained, [*(stop for stop in study.profile.decoder.stops if stop < width), width])
         made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
         if general:
             made.fit(*(study.concat(text, shares=joined.shares) for text in ("training", "calibration")))

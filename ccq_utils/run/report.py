@@ -27,15 +27,10 @@ def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bo
     A run is *cold* if its cache was empty at the start and no notebook was skipped. Times that are stated anywhere come
     from ``cold_run``, the last such run; later runs hand it on. ``about`` is what ``environment`` said at the start.
     """
+    states = {path.stem: job.state[path.stem] for path in job.notebooks if path.stem in job.state}
     notebooks = [
-        {
-            "name": name,
-            "seconds": state.seconds,
-            "peak_memory_mb": state.peak_memory_mb,
-            "skipped": name not in executed,
-        }
-        for name, state in ((path.stem, job.state.get(path.stem)) for path in job.notebooks)
-        if state
+        {"name": name, "seconds": it.seconds, "peak_memory_mb": it.peak_memory_mb, "skipped": name not in executed}
+        for name, it in states.items()
     ]
     report = {"profile": job.profile.name, "seed": job.profile.seed, **about}
     report["precision"] = precision_here(job.profile.precision)
@@ -43,8 +38,7 @@ def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bo
     report |= {"seconds": round(seconds, 1), "notebooks": notebooks}
     if report["cold"]:
         report["cold_run"] = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
-        times = {each["name"]: [each["seconds"], each["peak_memory_mb"]] for each in notebooks}
-        report["cold_run"]["notebooks"] = times
+        report["cold_run"]["notebooks"] = {name: [it.seconds, it.peak_memory_mb] for name, it in states.items()}
     else:
         report["cold_run"] = read(job.results).get("cold_run")
     report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
