@@ -3,6 +3,7 @@
 import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
+from ccq_utils.study import figures
 from ccq_utils.study.stats import MACRO
 from ccq_utils.study.study import Study
 
@@ -40,23 +41,24 @@ def model_card(pipeline) -> str:
 
 
 def measured(study: Study) -> str:
-    """What the profile's tables say of the selected members and of compressing their concat, as Markdown."""
+    """What the profile's tables say of the members and of compressing their concat, as Markdown; empty without tables."""
     names = ("01_candidates", "01_single_scores", "05_at_48x")
-    tables = {name: study.read(name) for name in names if (study.results / f"{name}.csv").is_file()}
-    tasks = ", ".join(spec.name for spec in study.profile.tasks)
-    parts = [f"## Measured in the study\n\nProfile `{study.profile.name}`, tasks {tasks}; means over tasks, nDCG@10."]
-    if {"01_candidates", "01_single_scores"} <= set(tables):
-        table = tables["01_candidates"].set_index("name").loc[study.members, ["licence", "source"]]
-        scores = tables["01_single_scores"].groupby("model")["estimate"].mean()
-        table.insert(0, "nDCG@10", scores[study.members].map("{:.3f}".format))
-        parts.append(markdown(table.rename_axis("model").reset_index()))
-    if "05_at_48x" in tables:
-        parts.append("At a 48th of the concat's bytes, documents coded, queries in float, fitted on other text:")
-        table = tables["05_at_48x"]
-        table = table[(table["scoring"] == "asymmetric") & (table["task"] == MACRO)]
-        kept = [f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
-        parts.append(markdown(table[["method", "bytes_per_vector"]].assign(**{"kept of the raw concat": kept})))
-    return "\n\n".join(parts)
+    if not all((study.results / f"{name}.csv").is_file() for name in names):
+        return ""
+    facts, scores, kept = map(study.read, names)
+    facts = facts.set_index("name").loc[study.members, ["licence", "source"]].rename_axis("model")
+    facts.insert(0, "nDCG@10", scores.groupby("model")["estimate"].mean().map("{:.3f}".format))
+    kept = kept[(kept["scoring"] == "asymmetric") & (kept["task"] == MACRO)].assign(what="kept of the concat")
+    kept = figures.cells(kept, ["method", "bytes_per_vector"], "what").reset_index()
+    return f"""## Measured in the study
+
+Profile `{study.profile.name}`, tasks {", ".join(spec.name for spec in study.profile.tasks)}; means over tasks, test queries.
+
+{markdown(facts.reset_index())}
+
+At a 48th of the concat's bytes, equal shares, documents coded, queries in float, fitted on other text:
+
+{markdown(kept)}"""
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -79,7 +79,9 @@ class CompressedModel:
         if codec.startswith("decoder"):
             trained = trained_decoder(study, shares=joined.shares)[0]
             width = trained.config["out_dims"]
-            decoder = DecoderModule.of(trained, [*(stop for stop in study.profile.decoder.stops if stop < width), width])
+            decoder = DecoderModule.of(
+                trained, [*(stop for stop in study.profile.decoder.stops if stop < width), width]
+            )
         made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
         if general:
             made.fit(*(study.concat(text, shares=joined.shares) for text in ("training", "calibration")))
