@@ -241,6 +241,15 @@ def test_profile_and_package_and_lock_are_inputs(study, executed, monkeypatch):
     assert len({before, lock, seed, package}) == 4
 
 
+def test_a_notebook_without_tables_is_run_once_and_reported(study, executed):
+    primer = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+    nbformat.write(primer, study / "notebooks" / "00_primer.ipynb")
+    assert ccq("--only", "0") == 0 and ccq() == 0 and ccq() == 0
+    assert executed == ["00_primer", "01_first", "02_second", "03_third"]
+    report = runner.run_report.read(study / "data" / "results" / "mini")
+    assert report["notebooks"][0]["name"] == "00_primer" and not any(name.startswith("00") for name in report["tables"])
+
+
 @pytest.mark.parametrize("only", ["02", "2", "02_second", "02_second.ipynb"])
 def test_only_runs_one_notebook(study, executed, only):
     assert ccq("--only", only) == 0
