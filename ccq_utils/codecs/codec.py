@@ -3,18 +3,20 @@
 from typing import Protocol
 
 import numpy as np
+import torch
 
 
 class Codec(Protocol):
     """A compression method: fitted on vectors without judgements, then frozen.
 
     ``project`` maps a float vector to the space in which ``decode`` gives documents back. A codec may also have a method
-    ``score(queries, codes)`` with an estimate of its own, which ``scores`` then uses.
+    ``score(queries, codes)`` with an estimate of its own, which ``scores`` then uses. Arrays that are fitted end in ``_``;
+    ``shared_bytes`` counts them, but for those that ``drawn`` names: a seed draws them again.
     """
 
     @property
     def bytes_per_vector(self) -> int:
-        """What one stored vector costs, its own constants included; what all vectors share is not counted."""
+        """What one stored vector costs, its own constants included; ``shared_bytes`` counts what all vectors share."""
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Codec":
         """Fit on ``(n, D)`` vectors, and what needs held-out ones on ``calibration``; returns itself."""
@@ -46,3 +48,15 @@ def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool
         return codec.score(queries, codes)
     left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
     return left @ codec.decode(codes).T
+
+
+def shared_bytes(codec) -> int:
+    """Bytes that must be kept beside the codes, however many there are: basis, codebooks, levels, thresholds."""
+    drawn = getattr(codec, "drawn", ())
+    return sum(_bytes(value) for name, value in vars(codec).items() if name.endswith("_") and name not in drawn)
+
+
+def _bytes(value):
+    if isinstance(value, torch.nn.Module):
+        return sum(part.nbytes for part in value.parameters())
+    return value.nbytes if isinstance(value, np.ndarray) else shared_bytes(value) if hasattr(value, "__dict__") else 0

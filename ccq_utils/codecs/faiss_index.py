@@ -2,7 +2,8 @@
 
 Each byte of a code stands for a few dims of the decoded vector, whatever the other bytes are. faiss's product quantizer
 stores the same thing: one byte per block and a table of 256 vectors per block. So its index holds the codes of all our
-codecs as they are, and its scores are the inner products with the decoded vectors.
+codecs as they are. Its scores are inner products with what the codes stand for before that is brought to length one, which
+is no sum over bytes; ``search`` ranks the best of them by the codec's own scores.
 """
 
 import json
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.files import VERSION, check_codes, check_made, reading
 from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
+
+CANDIDATES = 10
+"""Documents that are ranked by the codec's own scores, per document that is asked for. Lengths before they are brought to one
+differ by a few per cent, so that more change nothing (a test)."""
 
 
 @cache
@@ -34,48 +38,39 @@ def load_faiss():
 def to_faiss(codec, codes: np.ndarray):
     """A faiss index that holds a copy of the codes. It takes queries as ``codec.project`` gives them.
 
-    It is an ``IndexPQ`` (inner product) behind a map that pads the dims of each byte to the same width. The codec is one
-    whose bytes decode one by one: byte blocks, percentile or LSH.
+    It is an ``IndexPQ`` (inner product) behind a map that fills the last byte with dims of zeros, of a percentile or LSH codec.
     """
     codes = check_codes(codec, codes)
     if not len(codes):
         raise StudyError("there are no codes to search; encode documents first")
-    runs, faiss = _dims_of_bytes(codec), load_faiss()
-    dims, width = runs[-1][1], max(last - first for first, last in runs)
-    decoded = codec.decode(np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(runs), axis=1))
-    tables = np.zeros((len(runs), 256, width), dtype=np.float32)
-    places = np.full((len(runs), width), -1, dtype=np.int32)  # -1 is a dim of zeros
-    for number, (first, last) in enumerate(runs):
-        tables[number, :, : last - first] = decoded[:, first:last]
-        places[number, : last - first] = np.arange(first, last)
-    coded = faiss.IndexPQ(places.size, len(runs), 8, faiss.METRIC_INNER_PRODUCT)
-    faiss.copy_array_to_vector(tables.ravel(), coded.pq.centroids)
+    if not isinstance(codec, LshCodec | PercentileCodec):
+        raise StudyError(f"codes of {type(codec).__name__} do not fit a faiss index; choose PCA, a decoder or LSH")
+    faiss, count = load_faiss(), codec.bytes_per_vector
+    every = np.repeat(np.arange(256, dtype=np.uint8)[:, None], count, axis=1)
+    decoded = codec.decode(every) if isinstance(codec, LshCodec) else codec.quantizer_.decode(every)
+    width = 8 if isinstance(codec, LshCodec) else 8 // codec.bits
+    tables = np.pad(decoded, ((0, 0), (0, count * width - decoded.shape[1]))).reshape(256, count, width)
+    coded = faiss.IndexPQ(count * width, count, 8, faiss.METRIC_INNER_PRODUCT)
+    faiss.copy_array_to_vector(tables.swapaxes(0, 1).ravel(), coded.pq.centroids)
     coded.is_trained = True
     coded.add_sa_codes(np.ascontiguousarray(codes))
-    padding = faiss.RemapDimensionsTransform(dims, places.size, True)
-    faiss.copy_array_to_vector(places.ravel(), padding.map)
-    index = faiss.IndexPreTransform(padding, coded)
+    index = faiss.IndexPreTransform(faiss.RemapDimensionsTransform(decoded.shape[1], count * width, False), coded)
     index.ntotal = len(codes)
     return index
-
-
-def _dims_of_bytes(codec):
-    """First dim, and last dim plus one, that each byte decodes to."""
-    if isinstance(codec, BlockCodec):
-        return codec.blocks_
-    if not isinstance(codec, LshCodec | PercentileCodec):
-        name = type(codec).__name__
-        raise StudyError(f"codes of {name} do not fit a faiss index; choose byte blocks, PCA or a decoder")
-    dims, bits = (codec.bits, 1) if isinstance(codec, LshCodec) else (codec.dims, codec.bits)
-    return [(first, min(first + 8 // bits, dims)) for first in range(0, dims, 8 // bits)]
 
 
 def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Scores and numbers, ``(queries, count)``, best first, of the best documents of float queries ``(queries, D)``."""
     if count < 1:
         raise StudyError(f"k {count} must be at least 1")
-    projected = codec.project(np.asarray(queries, dtype=np.float32))
-    return index.search(np.ascontiguousarray(projected, dtype=np.float32), min(count, index.ntotal))
+    projected = np.ascontiguousarray(codec.project(np.asarray(queries, dtype=np.float32)), dtype=np.float32)
+    faiss, size = load_faiss(), codec.bytes_per_vector
+    _, numbers = index.search(projected, min(CANDIDATES * count, index.ntotal))
+    held = faiss.downcast_index(index.index).codes
+    codes = faiss.rev_swig_ptr(held.data(), held.size()).reshape(-1, size)
+    scores = np.stack([codec.decode(codes[row]) @ query for row, query in zip(numbers, projected, strict=True)])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(scores, best, axis=1), np.take_along_axis(numbers, best, axis=1)
 
 
 def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None:

@@ -10,16 +10,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.codecs.percentile import CODECS, PercentileCodec
+from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec
 from ccq_utils.common.cache import digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 """Of the formats of codecs and codes; a reader refuses any other."""
-KINDS = {"byte blocks": BlockCodec, "percentile": PercentileCodec}
+KINDS = {"percentile": PercentileCodec, "LSH": LshCodec}
 PARTS = "_parts.json"
 """Lists the parts of a folder of codes; written when all are there."""
 
@@ -35,11 +34,11 @@ def reading(owner: str, remedy: str) -> Iterator[None]:
 
 
 def fingerprint(codec) -> str:
-    """sha256 of all that decoding and projecting depend on: settings, decoder, and arrays but for anchors."""
+    """sha256 of all that decoding and projecting depend on: settings, decoder and arrays."""
     settings, arrays = codec.state()
-    weights = codec.decoder_.state_dict() if hasattr(codec, "decoder_") else {}
+    weights = codec.decoder_.state_dict() if codec.decoder_ is not None else {}
     arrays = arrays | {f"decoder.{name}": part.cpu().numpy() for name, part in weights.items()}
-    sums = {name: [part.dtype.str, *_sum(part)] for name, part in arrays.items() if name != "anchors"}
+    sums = {name: [part.dtype.str, *_sum(part)] for name, part in arrays.items()}
     return digest(_kind(codec), settings, sums)
 
 
@@ -49,9 +48,10 @@ def save_codec(codec, folder: Path) -> None:
     require_fit(codec)
     settings, arrays = codec.state()
     held = {"version": VERSION, "kind": kind, "fingerprint": fingerprint(codec), "settings": settings}
+    held["decoder"] = codec.decoder_ is not None
     with write_atomically(folder / "codec.safetensors") as file:
         file.write(save({name: np.ascontiguousarray(part) for name, part in arrays.items()}))
-    if hasattr(codec, "decoder_"):
+    if held["decoder"]:
         Decoder.save(codec.decoder_, folder)
     with write_atomically(folder / "codec.json", "w") as file:
         json.dump(held, file, indent=1)
@@ -62,9 +62,8 @@ def load_codec(folder: Path):
     with reading(f"codec {folder}", "save it again"):
         held = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
         check_made(held, f"codec {folder}")
-        kind = KINDS[held["kind"]]
-        decoder = [Decoder.load(folder)] if kind is PercentileCodec else []
-        codec = kind.from_state(held["settings"], load_file(folder / "codec.safetensors"), *decoder)
+        decoder, arrays = Decoder.load(folder) if held["decoder"] else None, load_file(folder / "codec.safetensors")
+        codec = KINDS[held["kind"]].from_state(held["settings"], arrays, decoder)
         if fingerprint(codec) != held["fingerprint"]:
             raise ValueError("its arrays are not those of its fingerprint")
     return codec
@@ -143,13 +142,13 @@ def require_fit(codec) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises ``StudyError`` for a name of no codec, or of one that cannot be saved."""
-    known = [known for known in CODECS if known.startswith(("byte blocks", "PCA", "decoder"))]
-    if name not in known:
-        raise StudyError(f"codec {name!r} is unknown or cannot be saved; choose one of: {', '.join(known)}")
+    """Raises ``StudyError`` for a name of no codec."""
+    if name not in CODECS:
+        raise StudyError(f"codec {name!r} is unknown; choose one of: {', '.join(CODECS)}")
 
 
 def _kind(codec):
-    if kinds := [name for name, kind in KINDS.items() if isinstance(codec, kind)]:
-        return kinds[0]
+    for name, kind in KINDS.items():
+        if type(codec) is kind:
+            return name
     raise StudyError(f"codec {type(codec).__name__} cannot be saved; choose one of: {', '.join(KINDS)}")

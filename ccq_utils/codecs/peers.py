@@ -7,7 +7,6 @@ per-vector constants fits the budget, and how queries are projected: each peer k
 import os
 import re
 import warnings
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from ccq_utils.codecs.codec import Codec, unit
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
-from ccq_utils.codecs.percentile import LshCodec
+from ccq_utils.codecs.percentile import POWER, LshCodec
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
@@ -50,8 +49,8 @@ class FaissCodec:
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "FaissCodec":
         """Train on ``(n, D)`` vectors; where faiss cannot, the error has its reason."""
-        faiss, kept = load_faiss(), re.match(r"OPQ\d+_(\d+)", self.factory)
-        needed = max(int(kept[1]) if kept else self.dims or 1, 256 if "PQ" in self.factory else 1)
+        faiss, opq = load_faiss(), re.match(r"OPQ\d+_(\d+)", self.factory)
+        needed = max(int(opq[1]) if opq else self.dims or 1, 256 if "PQ" in self.factory else 1)
         if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
             raise StudyError(f"{self.factory!r} needs at least {needed} vectors to train, got {len(vectors)}")
         self.mean_, self.basis_ = np.float32(0), None
@@ -67,6 +66,7 @@ class FaissCodec:
             self.index_ = faiss.index_factory(turned.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
             self._set_rounds(faiss)
             self.index_.train(turned)
+            self.saved_ = faiss.serialize_index(self.index_)  # counted by shared_bytes
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
             raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
@@ -108,38 +108,39 @@ class ItqCodec(LshCodec):
     machines where variances lie close together, and codes of a few bits with them.
     """
 
+    drawn = ()
+
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
         """Learn a rotation of the PCA dims, from a random one on."""
         if self.bits > MOST_ITQ_BITS:
             raise StudyError(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
         if len(vectors) < self.bits:
             raise StudyError(f"ITQ needs at least {self.bits} vectors to train, got {len(vectors)}")
-        self.mean_ = vectors.mean(axis=0, dtype=np.float64)
-        axes = principal_axes(vectors - self.mean_)[:, : self.bits]
-        values = (vectors - self.mean_) @ axes
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        axes = principal_axes(vectors - mean)[:, : self.bits]
+        values = (vectors - mean) @ axes
         aim = axes.T @ np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
         for _ in range(1 + ITQ_ROUNDS):
             left, _, right = np.linalg.svd(aim)
             rotation = left @ right  # the one nearest to the aim
             aim = values.T @ np.where(values @ rotation >= 0, 1.0, -1.0)
-        self.planes_ = (axes @ rotation).astype(np.float32)
+        self.mean_, self.planes_, self.decoder_ = mean.astype(np.float32), (axes @ rotation).astype(np.float32), None
         return self
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bits / 8) uint8``, of centred vectors."""
-        return super().encode(vectors - self.mean_.astype(np.float32))
+        return super().encode(vectors - self.mean_)
 
 
 class RabitqCodec(FaissCodec):
-    """RaBitQ by faiss with 1, 2 or 4 bits, after centred PCA with a random rotation (it needs one); its own estimator."""
+    """RaBitQ of one bit by faiss, after centred PCA with a random rotation (it needs one); its own estimator."""
 
-    def __init__(self, bits: int, in_dims: int, budget: int, seed: int = 0):
-        faiss, factory = load_faiss(), "RaBitQ" if bits == 1 else f"RaBitQ{bits}"
-        constants = faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).sa_code_size() - bits
-        dims = min(in_dims, (budget - constants) * 8 // bits // 8 * 8)  # whole bytes of codes
-        if dims < 8:
-            raise StudyError(f"RaBitQ of {bits} bits needs {constants} bytes of constants; {budget} are too few")
-        super().__init__(factory, dims, seed)
+    CONSTANTS = 8  # bytes beside the bits
+
+    def __init__(self, in_dims: int, budget: int, seed: int = 0):
+        if budget <= self.CONSTANTS:
+            raise StudyError(f"RaBitQ needs {self.CONSTANTS} bytes of constants; {budget} are too few")
+        super().__init__("RaBitQ", min(in_dims, 8 * (budget - self.CONSTANTS)), seed)
 
     def score(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Faiss's estimate for the best ``SHOWN`` documents of each query, the lowest number for all others."""
@@ -152,53 +153,44 @@ class RabitqCodec(FaissCodec):
         return matrix
 
 
-class PrecisionCodec:
-    """sentence-transformers' ``quantize_embeddings`` after uncentred PCA to as many dims as fit.
+class BinaryCodec:
+    """sentence-transformers' ``quantize_embeddings(vectors, "ubinary")`` after uncentred PCA to as many dims as fit."""
 
-    Args:
-        precision: ``int8`` (ranges from the calibration vectors) or ``ubinary`` (thresholds at zero).
-        rescored: Keep the query in float, as sentence-transformers' rescoring does; False codes both sides.
-    """
+    def __init__(self, dims: int):
+        self.dims, self.bytes_per_vector = dims, packed_bytes(dims, 1)
 
-    def __init__(self, dims: int, precision: str, rescored: bool = True):
-        self.dims, self.precision, self.rescored = dims, precision, rescored
-        self.bytes_per_vector = packed_bytes(dims, 1 if precision == "ubinary" else 8)
-
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PrecisionCodec":
-        """Fit PCA; keep the ranges of the calibration vectors."""
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "BinaryCodec":
+        """Fit PCA."""
         self.decoder_ = fit_pca(vectors, self.dims)
-        held_out = self.decoder_.transform(vectors if calibration is None else calibration)
-        self.ranges_ = np.stack([held_out.min(axis=0), held_out.max(axis=0)])
         return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """``(n, D) -> (n, dims)``, in float, as sentence-transformers' rescoring does."""
+        return self.decoder_.transform(vectors)
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
         from sentence_transformers.util.quantization import quantize_embeddings
 
-        made = quantize_embeddings(self.decoder_.transform(vectors), self.precision, ranges=self.ranges_)
-        return np.ascontiguousarray(made).view(np.uint8)
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """``(n, D) -> (n, dims)``: in float where codes are rescored, else coded as documents are."""
-        return self.decoder_.transform(vectors) if self.rescored else self.decode(self.encode(vectors))
+        return np.ascontiguousarray(quantize_embeddings(self.decoder_.transform(vectors), "ubinary"))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Signs for bits, the library's integers scaled back to their ranges for int8; ``(n, dims) float32``."""
-        if self.precision == "ubinary":
-            return np.unpackbits(codes, axis=1, count=self.dims).astype(np.float32) * 2 - 1
-        low, high = self.ranges_
-        return (codes.view(np.int8).astype(np.float32) + 128) * (high - low) / 255 + low
+        """Signs, ``(n, dims) float32``."""
+        return np.unpackbits(codes, axis=1, count=self.dims).astype(np.float32) * 2 - 1
 
 
-class WrapperCodec(PrecisionCodec):
-    """mteb's ``CompressionWrapper`` after uncentred PCA to as many dims as fit; it codes queries and documents apart.
+class WrapperCodec(BinaryCodec):
+    """mteb's ``CompressionWrapper`` with four bits after uncentred PCA; it codes queries and documents apart.
 
     ``encode`` gives what the wrapper hands to the search, as bytes, ``(n, 4 * dims) uint8``: it does not pack.
     """
 
-    def __init__(self, dims: int, dtype: str):
-        super().__init__(dims, dtype, rescored=False)
-        self.bytes_per_vector = packed_bytes(dims, {"INT8": 8, "INT4": 4, "BINARY": 1}[dtype])
+    def __init__(self, dims: int):
+        self.dims, self.bytes_per_vector = dims, packed_bytes(dims, 4)
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """As the wrapper codes queries."""
+        return self.decode(self.encode(vectors))
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """As above."""
@@ -208,7 +200,7 @@ class WrapperCodec(PrecisionCodec):
         given = SimpleNamespace(mteb_model_meta=ModelMeta.create_empty(), encode=lambda vectors, **_: vectors)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ranges of fewer than 10,000 vectors are unstable
-            wrapper = CompressionWrapper(given, OutputDType[self.precision])
+            wrapper = CompressionWrapper(given, OutputDType.INT4)
             made = wrapper.encode(self.decoder_.transform(vectors), task_metadata=None, hf_split="", hf_subset="")
         return np.ascontiguousarray(made, dtype=np.float32).view(np.uint8)
 
@@ -217,8 +209,27 @@ class WrapperCodec(PrecisionCodec):
         return unit(codes.view(np.float32))
 
 
-def _turboquant(bits, dims, size, seed):
-    return FaissCodec(f"L2norm,SQtqmse{bits}", min(dims, 8 * size // bits), seed)
+class Equalised:
+    """A peer on the dims of equalised PCA, which cost its codes no byte; it decodes and counts its bytes itself."""
+
+    def __init__(self, codec: Codec):
+        self.codec_ = codec
+        self.decode = codec.decode
+
+    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Equalised":
+        """Fit equalised PCA, and the peer on what it gives."""
+        self.decoder_ = fit_pca(vectors, vectors.shape[1], POWER, calibration)
+        self.codec_.fit(self.decoder_.transform(vectors))
+        self.bytes_per_vector = self.codec_.bytes_per_vector
+        return self
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """As the peer projects equalised dims."""
+        return self.codec_.project(self.decoder_.transform(vectors))
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """The peer's codes."""
+        return self.codec_.encode(self.decoder_.transform(vectors))
 
 
 def _pq_dims(dims, budget):
@@ -227,22 +238,19 @@ def _pq_dims(dims, budget):
 
 PEERS = {
     "PQ": lambda dims, size, seed: FaissCodec(f"PQ{size}x8np", _pq_dims(dims, size), seed),
+    "PQ, equalised": lambda dims, size, seed: Equalised(PEERS["PQ"](dims, size, seed)),
     "OPQ": lambda dims, size, seed: FaissCodec(f"OPQ{size}_{_pq_dims(dims, size)},PQ{size}x8np", seed=seed),
     "PCA, SQ8": lambda dims, size, seed: FaissCodec("SQ8", min(dims, size), seed),
     "PCA, SQ4": lambda dims, size, seed: FaissCodec("SQ4", min(dims, 2 * size), seed),
     "ITQ": lambda dims, size, seed: ItqCodec(min(dims, 8 * size), seed),
-    **{f"RaBitQ, {bits} bit": partial(RabitqCodec, bits) for bits in (1, 2, 4)},
-    **{f"TurboQuant, {bits} bit": partial(_turboquant, bits) for bits in (1, 2, 3, 4)},
-    "binary, both coded": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary", rescored=False),
-    "binary, float query": lambda dims, size, seed: PrecisionCodec(min(dims, 8 * size), "ubinary"),
-    "int8": lambda dims, size, seed: PrecisionCodec(min(dims, size), "int8"),
-    "mteb wrapper, int8": lambda dims, size, seed: WrapperCodec(min(dims, size), "INT8"),
-    "mteb wrapper, int4": lambda dims, size, seed: WrapperCodec(min(dims, 2 * size), "INT4"),
-    "mteb wrapper, binary": lambda dims, size, seed: WrapperCodec(min(dims, 8 * size), "BINARY"),
+    "ITQ, equalised": lambda dims, size, seed: Equalised(PEERS["ITQ"](dims, size, seed)),
+    "RaBitQ, 1 bit": RabitqCodec,
+    "TurboQuant, 1 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse1", min(dims, 8 * size), seed),
+    "TurboQuant, 2 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse2", min(dims, 4 * size), seed),
+    "binary": lambda dims, size, seed: BinaryCodec(min(dims, 8 * size)),
+    "mteb wrapper": lambda dims, size, seed: WrapperCodec(min(dims, 2 * size)),
 }
 """Name -> factory(in_dims, bytes per vector, seed)."""
-DRAWN = tuple(name for name in PEERS if not name.startswith(("binary", "int8", "mteb")))
-"""Peers in which something is drawn: a rotation, or where k-means begins."""
 
 
 def make_peer(name: str, in_dims: int, budget: int, seed: int = 0) -> Codec:

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from ccq_utils.codecs.byte_blocks import BlockCodec
 from ccq_utils.codecs.codec import Codec, unit
 from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
 from ccq_utils.codecs.quantizer import PercentileQuantizer, packed_bytes
@@ -24,6 +23,8 @@ class PercentileCodec:
         seed: Of the rotation.
         power: Of equalised PCA (see ``fit_pca``), where no decoder is given.
     """
+
+    drawn = ("rotation_",)
 
     def __init__(self, dims: int, bits: int, decoder=None, rotate=False, spacing="mass", seed=0, power=0.0):
         self.dims, self.bits, self.decoder = dims, bits, decoder
@@ -79,15 +80,20 @@ class LshCodec:
     through ``decoder`` first, if there is one.
     """
 
+    drawn = ("planes_",)
+
     def __init__(self, bits: int, seed: int = 0, orthogonal: bool = True, decoder: Decoder | None = None):
-        self.bits, self.seed, self.orthogonal = bits, seed, orthogonal
-        self.bytes_per_vector = packed_bytes(bits, 1)
-        if decoder is not None:
-            self.decoder_ = decoder
+        self.bits, self.seed, self.orthogonal, self.decoder = bits, seed, orthogonal, decoder
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """A bit per plane."""
+        return packed_bytes(self.bits, 1)
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "LshCodec":
         """Draw the hyperplanes; nothing is learned."""
-        dims = self.decoder_.config["out_dims"] if hasattr(self, "decoder_") else vectors.shape[1]
+        self.decoder_ = self.decoder
+        dims = vectors.shape[1] if self.decoder is None else self.decoder.config["out_dims"]
         drawn = np.random.default_rng(self.seed).standard_normal((dims, self.bits))
         right_angles = self.orthogonal and self.bits <= dims
         self.planes_ = (np.linalg.qr(drawn)[0] if right_angles else drawn).astype(np.float32)
@@ -95,7 +101,7 @@ class LshCodec:
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bits) float32``."""
-        return (self.decoder_.transform(vectors) if hasattr(self, "decoder_") else vectors) @ self.planes_
+        return (vectors if self.decoder_ is None else self.decoder_.transform(vectors)) @ self.planes_
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bits / 8) uint8``."""
@@ -104,6 +110,17 @@ class LshCodec:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes to plus and minus one, ``(n, bits) float32``; symmetric scores then rank as Hamming distance does."""
         return np.unpackbits(codes, axis=1, count=self.bits).astype(np.float32) * 2 - 1
+
+    def state(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """Settings (JSON-ready) and planes, without the decoder."""
+        return {"bits": self.bits, "seed": self.seed, "orthogonal": self.orthogonal}, {"planes": self.planes_}
+
+    @classmethod
+    def from_state(cls, settings: dict, arrays: dict[str, np.ndarray], decoder: Decoder | None) -> "LshCodec":
+        """The codec that ``state`` described."""
+        codec = cls(**settings, decoder=decoder)
+        codec.decoder_, codec.planes_ = decoder, arrays["planes"]
+        return codec
 
 
 def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=0.0):
@@ -117,7 +134,6 @@ def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, pow
 POWER = 0.25
 """Of equalised PCA: chosen on validation queries (notebook 07)."""
 CODECS = {
-    "byte blocks": lambda in_dims, budget, decoder, seed, bits: BlockCodec(budget, seed),
     "equalised PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(
         in_dims, budget, None, seed, bits, True, 1, POWER
     ),
