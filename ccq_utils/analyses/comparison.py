@@ -3,29 +3,55 @@
 import itertools
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.byte_blocks import Equalised
+from ccq_utils.codecs.codec import shared_bytes
 from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
-from ccq_utils.study.scores import FITTED_ON, Vectors, score_method, task_vectors
+from ccq_utils.study.metrics import Evaluator
+from ccq_utils.study.scores import FITTED_ON, FittingVectors, TaskVectors, Vectors, score_method, task_vectors
 from ccq_utils.study.stats import with_verdicts
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder, weights_of
 
-OURS = "byte blocks"
-METHODS = (OURS, "decoder", "PCA, rotated", "LSH")
-"""Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``."""
-DRAWN = (OURS, "PCA, rotated")
-"""Methods that claims compare, in which a rotation is drawn."""
+OURS = "equalised PCA"
+METHODS = (OURS, "decoder", "decoder, rotated", "PCA, rotated", "LSH")
+"""Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``, with their usual bits."""
+
+
+def held_out(study: Study, members=None) -> dict[str, Vectors]:
+    """Split (``validation``, ``test``) -> half of each corpus to search; what its other half is fitted on is ``own``.
+
+    The half is drawn by the profile's seed. Judgements of the other half are left out, and queries that had no others.
+    """
+    found, own = {}, {}
+    for split in ("validation", "test"):
+        whole, by_task = task_vectors(study, split, members), {}
+        for name, one in whole.by_task.items():
+            task, names = one.evaluator.task, np.array(list(one.evaluator.task.documents), dtype=object)
+            order = np.random.default_rng(study.profile.seed).permutation(len(names))
+            searched, fitted = np.sort(order[len(names) // 2 :]), np.sort(order[: len(names) // 2])
+            documents = {document: task.documents[document] for document in names[searched]}
+            qrels = {query: {k: grades[k] for k in grades if k in documents} for query, grades in task.qrels.items()}
+            qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+            judge = Evaluator(replace(task, documents=documents, qrels=qrels), split)
+            rows = [place for place, query in enumerate(one.evaluator.query_ids) if query in qrels]
+            by_task[name] = TaskVectors(one.queries[rows], one.documents[searched], judge)
+            if name not in own:
+                fits, same = one.documents[fitted], (part for part in own.values())
+                own[name] = next((part for part in same if np.array_equal(part.training, fits)), FittingVectors(fits))
+        found[split] = Vectors(by_task, found["validation"].general if found else whole.general, own)
+    return found
 
 
 class Method(NamedTuple):
@@ -38,47 +64,46 @@ class Method(NamedTuple):
 
 
 def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict | None = None, seeds: int = 1):
-    """Name -> ``Method``: ``METHODS``, peers, base models alone.
+    """Name -> ``Method``: ``METHODS``, peers (names in ``PEERS``), base models alone.
 
     Args:
-        peers: names in ``PEERS``; ``NAME, equalised`` is fitted on equalised dims.
-        alone: base model -> its vectors, which are coded by byte blocks without the others.
-        seeds: how often byte blocks and PCA with a random rotation are made; all else is made once.
+        alone: base model -> its vectors, which are coded by ours without the others.
+        seeds: how often ours is made; all else is made once.
     """
-    decoder, _ = trained_decoder(study, study.read("03_decoders")["start"].iloc[0])
+    decoder, _ = trained_decoder(study)
     (weights,) = weights_of([decoder])
-
-    def peer(name, dims, budget, seed):
-        codec = make_peer(name.removesuffix(", equalised"), dims, budget, seed)
-        return Equalised(codec=codec) if name.endswith(", equalised") else codec
-
     found = {}
     for name in METHODS:
-        key = {"codec": name} | ({"decoder": weights} if name == "decoder" else {})
-        found[name] = Method(partial(make_codec, name, decoder=decoder), key, vectors, seeds if name in DRAWN else 1)
-    fits = {name: {"fit": "float64"} if name.startswith("ITQ") else {} for name in peers}
-    found |= {name: Method(partial(peer, name), {"peer": name, **fits[name]}, vectors) for name in peers}
+        key = {"codec": name} | ({"decoder": weights} if name.startswith("decoder") else {})
+        found[name] = Method(partial(make_codec, name, decoder=decoder), key, vectors, seeds if name == OURS else 1)
+    found |= {name: Method(partial(make_peer, name), {"peer": name}, vectors) for name in peers}
     return found | {f"{model} alone, {OURS}": found[OURS]._replace(vectors=own) for model, own in (alone or {}).items()}
 
 
-def score_methods(study: Study, given: dict[str, Method], budget: int, **labels) -> tuple[pd.DataFrame, list[dict]]:
-    """Per-query scores of every method at ``budget`` bytes per vector, fitted on general text and on one's own corpus.
+def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FITTED_ON, **labels) -> tuple:
+    """Per-query scores of every method at ``budget`` bytes per vector, fitted on general text and on ``Vectors.own``.
 
     Returns:
-        Long table, and what cannot be had at so few bytes or from so few vectors: ``method``, ``fitted_on``, ``reason``.
+        Long table with ``shared_bytes`` as well, and what cannot be had at so few bytes or from so few vectors: ``method``,
+        ``fitted_on``, ``reason``.
     """
     found, skipped = [], []
-    chosen = [*itertools.product(FITTED_ON, given.items())]
+    chosen = [*itertools.product(fitted, given.items())]
     for fitted_on, (name, (make, key, vectors, seeds)) in progress(chosen, f"methods at {budget} bytes"):
-        drawn = [study.profile.seed + number for number in range(seeds)]
+        key = key | {"budget": budget, "drawn": [study.profile.seed + number for number in range(seeds)]}
 
-        def fit(to, make=make, drawn=drawn):
-            codecs = (make(to.training.shape[1], budget, seed=seed) for seed in drawn)
-            return [codec.fit(to.training, to.calibration) for codec in codecs]
+        def fit(to, make=make, key=key):  # once for all splits
+            if (mark := json.dumps(key)) not in to.codecs:
+                codecs = (make(to.training.shape[1], budget, seed=seed) for seed in key["drawn"])
+                to.codecs[mark] = [codec.fit(to.training, to.calibration) for codec in codecs]
+            return to.codecs[mark]
 
         try:
-            key = key | {"budget": budget, "drawn": drawn}
-            found.append(score_method(study, vectors, fit, key, fitted_on, method=name, **labels))
+            scores = score_method(study, vectors, fit, key, fitted_on, method=name, **labels)
+            to = vectors.fitting(next(iter(vectors.by_task)), fitted_on)
+            size = {**key, "shared": vectors.dims, "vectors": len(to.training)}
+            held = study.cache.arrays("scores", size, lambda: {"bytes": np.array([shared_bytes(fit(to)[0])])})  # noqa: B023
+            found.append(scores.assign(shared_bytes=held["bytes"].item()))
         except StudyError as error:
             skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})
     return pd.concat(found, ignore_index=True), skipped
@@ -94,7 +119,7 @@ def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.Da
     apart = study.summarise(scores[~ours], by, scores[ours].drop(columns="method"), "difference")
     apart = with_verdicts(apart, family=by[:2]).rename(columns={"estimate": "difference"})
     apart = apart.rename(columns={end: f"difference_{end}" for end in ("low", "high", "p")})
-    table = study.summarise(scores, [*by, "bytes_per_vector"], raw)
+    table = study.summarise(scores, [*by, "bytes_per_vector", "shared_bytes"], raw)
     columns = ["task", *by, *(column for column in apart if column.startswith("difference")), "verdict"]
     return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
 
@@ -115,7 +140,8 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
 
     Returns:
         What ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
-        what cannot be had at this size or from so few documents, and why.
+        what cannot be had at this size or from so few documents, and why. ``total_bytes`` has each document's part of what
+        all share (basis, codebooks) as well.
     """
     if not source.startswith("beir:"):
         raise StudyError(
@@ -136,13 +162,15 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     vectors = task_vectors(study)
     singles = {model: alone[model] for model in study.profile.models} if peers else {}
     scores, skipped = score_methods(study, methods(study, vectors, PEERS if peers else (), singles), budget)
-    rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector"], vectors.raw)
+    rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector", "shared_bytes"], vectors.raw)
+    documents = len(vectors.by_task[name].documents)
     rows = rows.rename(columns={"estimate": "retention"}).sort_values("retention", ascending=False, kind="stable")
     rows["compression_factor"] = 4 * vectors.dims / rows["bytes_per_vector"]
-    columns = "method fitted_on bytes_per_vector compression_factor ndcg_at_10 retention low high".split()
+    rows["total_bytes"] = rows["bytes_per_vector"] + rows["shared_bytes"] / documents
+    columns = "method fitted_on bytes_per_vector total_bytes compression_factor ndcg_at_10 retention low high".split()
     concat = {"members": study.members, "dims": vectors.dims, "bytes_per_vector": 4 * vectors.dims}
     found = {"task": name, "profile": study.profile.name}
-    found |= {"queries": len(vectors.raw), "documents": len(vectors.by_task[name].documents)}
+    found |= {"queries": len(vectors.raw), "documents": documents}
     found["models"] = [{"name": model} | _mean(study, alone[model].raw) for model in models]
     found["concat"] = concat | _mean(study, vectors.raw)
     return found | {"methods": rows[columns].to_dict("records"), "skipped": skipped}
@@ -166,10 +194,10 @@ def summary(report: dict) -> str:
     lines += [f"  {model['name']:34} {model['ndcg_at_10']:.3f}" for model in report["models"]]
     name = f"concat of {' + '.join(concat['members'])}"
     lines.append(f"  {name:34} {concat['ndcg_at_10']:.3f}  {concat['bytes_per_vector']} bytes")
-    lines.append(f"{'method':34} {'fitted on':13} bytes  factor  nDCG@10  retention [95 % interval]")
+    lines.append(f"{'method':34} {'fitted on':13} bytes    in all  factor  nDCG@10  retention [95 % interval]")
     lines += [
-        f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['compression_factor']:5.0f}x  "
-        f"{row['ndcg_at_10']:.3f}    {row['retention']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['total_bytes']:8.0f}  "
+        f"{row['compression_factor']:5.0f}x  {row['ndcg_at_10']:.3f}    {row['retention']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in report["methods"]
     ]
     lines += [f"not run: {row['method']}, {row['fitted_on']}: {row['reason']}" for row in report["skipped"]]

@@ -38,7 +38,7 @@ def load_faiss():
 def to_faiss(codec, codes: np.ndarray):
     """A faiss index that holds a copy of the codes. It takes queries as ``codec.project`` gives them.
 
-    It is an ``IndexPQ`` (inner product) behind a map that fills the last byte with dims of zeros, of a percentile or LSH codec.
+    It is an ``IndexPQ`` (inner product) behind a map that fills the last byte with zeros; of percentile and LSH codecs.
     """
     codes = check_codes(codec, codes)
     if not len(codes):
