@@ -9,7 +9,7 @@ import numpy as np
 
 from ccq_utils.codecs.codec import Codec, unit
 from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
-from ccq_utils.codecs.quantizer import PercentileQuantizer, packed_bytes
+from ccq_utils.codecs.quantizer import BITS, PercentileQuantizer, packed_bytes
 from ccq_utils.common.errors import StudyError
 
 
@@ -125,7 +125,7 @@ class LshCodec:
 
 def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=0.0):
     most = decoder.config["out_dims"] if decoder else in_dims
-    bits = bits or next((bits for bits in (usual, 4, 8) if 8 * budget // bits <= most), 8)
+    bits = bits or next((bits for bits in BITS[::-1] if bits >= usual and 8 * budget // bits <= most), 8)
     return PercentileCodec(
         min(most, 8 * budget // bits), bits, decoder, rotate, seed=seed if rotate else 0, power=power
     )
