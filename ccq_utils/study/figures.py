@@ -14,18 +14,18 @@ PALETTE = sns.color_palette("colorblind")
 SHARED = (
     ("minilm", "PCA, rotated", "mass", "asymmetric"),
     ("lexical", "decoder, rotated", "width"),
-    ("wordllama", "PCA", "minilm alone, byte blocks", "one scale"),
+    ("wordllama", "PCA", "minilm alone, equalised PCA", "one scale"),
     ("static", "decoder", "bucket numbers"),
     ("model2vec",),
     ("score fusion",),
     ("weighted concat",),
     ("rank fusion", "LSH", "symmetric"),
-    (),
-    ("binary, float query",),
+    ("PQ",),
+    ("binary",),
 )
 """Models and methods by their colour of the palette, which is safe for colour-blind eyes; no figure shows two of a row."""
 COLOURS = {name: PALETTE[number] for number, names in enumerate(SHARED) for name in names}
-COLOURS |= {"concat": "#222222", "byte blocks": "#5b2a86"}
+COLOURS |= {"concat": "#222222", "equalised PCA": "#5b2a86"}
 MARKERS = "osD^vP"
 """Marks that tell tasks apart where points lie close."""
 
