@@ -186,14 +186,16 @@ def bench(
     profile: Profile = "default",
     documents: Annotated[int, typer.Option(metavar="N", help="vectors to search; 1000000 takes 6 GB")] = 100_000,
     output: Annotated[str, typer.Option(metavar="DIR", help="folder for the tables; data/bench without it")] = "",
+    distractors: Annotated[str, typer.Option(metavar="JSONL", help="let a corpus grow by these instead")] = "",
+    members: Annotated[list[str] | None, typer.Option(metavar="NAME", help="of what grows; once per member")] = None,
 ):
-    """Measure how fast this machine encodes and searches."""
+    """Measure how fast this machine encodes and searches, or what codecs keep as a corpus grows."""
     import pandas as pd
 
     from ccq_utils.analyses import bench
     from ccq_utils.common.paths import shown
 
-    for path in bench.run(profile, documents, output=output):
+    for path in bench.run(profile, documents, output=output, distractors=distractors, members=members or ()):
         print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{shown(path)}")
 
 

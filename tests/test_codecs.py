@@ -1,11 +1,14 @@
 """Every codec through the same checks, and each against an independent way to the same numbers."""
 
+import json
+
 import numpy as np
 import pytest
 
-from ccq_utils.codecs.codec import scores
+from ccq_utils.codecs.codec import scores, shared_bytes
 from ccq_utils.codecs.decoder import fit_pca
-from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec, make_codec, widest
+from ccq_utils.codecs.files import fingerprint, load_codec, save_codec
+from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec, make_codec
 from ccq_utils.common.errors import StudyError
 
 DIMS, BUDGETS = 48, (4, 12)
@@ -91,7 +94,7 @@ def test_encoding_is_deterministic_for_a_seed(fitted, training, documents, name,
     assert np.array_equal(again.encode(documents), fitted[name, budget].encode(documents))
 
 
-@pytest.mark.parametrize("name", ["PCA, rotated", "decoder, rotated", "LSH", "byte blocks"])
+@pytest.mark.parametrize("name", ["PCA, rotated", "decoder, rotated", "LSH", "equalised PCA"])
 def test_other_seed_gives_other_codes(fitted, training, documents, name):
     other = make_codec(name, DIMS, 12, fit_pca(training, 32), seed=6).fit(training)
     assert not np.array_equal(other.encode(documents), fitted[name, 12].encode(documents))
@@ -140,12 +143,44 @@ def test_lsh_distance_estimates_the_angle(queries, documents):
     ("in_dims", "budget", "expected"),
     [(64, 8, (64, 1)), (64, 4, (32, 1)), (64, 16, (64, 2)), (60, 16, (32, 4)), (8, 64, (8, 8))],
 )
-def test_widest_spends_the_budget_on_dims_first(in_dims, budget, expected):
-    assert widest(in_dims, budget) == expected
+def test_usual_bits_are_few_and_more_where_dims_do_not_fill_the_bytes(in_dims, budget, expected):
+    codec = make_codec("equalised PCA", in_dims, budget)
+    assert (codec.dims, codec.bits) == expected
+
+
+def test_what_is_kept_beside_the_codes_is_counted(fitted):
+    """Basis, thresholds and levels; neither rotation nor planes, which a seed draws again."""
+    assert shared_bytes(fitted["equalised PCA", 4]) == 4 * (32 * DIMS + 32 + 2 * 32)
+    assert shared_bytes(fitted["PCA", 4]) == 4 * (16 * DIMS + 3 * 16 + 4 * 16)
+    assert shared_bytes(fitted["LSH", 12]) == 0
+    assert shared_bytes(fitted["decoder, LSH", 12]) == 4 * 32 * DIMS
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_saved_codec_is_the_same_again(fitted, documents, queries, name, tmp_path):
+    codec = fitted[name, 12]
+    save_codec(codec, tmp_path)
+    again = load_codec(tmp_path)
+    codes = again.encode(documents)
+    assert np.array_equal(codes, codec.encode(documents)) and fingerprint(again) == fingerprint(codec)
+    assert np.array_equal(scores(again, queries, codes), scores(codec, queries, codes))
+
+
+def test_a_codec_of_another_release_is_one_clear_error(fitted, tmp_path):
+    save_codec(fitted["PCA", 12], tmp_path)
+    held = json.loads((tmp_path / "codec.json").read_text())
+    (tmp_path / "codec.json").write_text(json.dumps(held | {"version": 1, "kind": "byte blocks"}))
+    with pytest.raises(StudyError, match="has format version 1, this release reads 2"):
+        load_codec(tmp_path)
+
+
+def test_decoded_vectors_have_length_one(fitted, documents):
+    codec = fitted["PCA", 12]
+    assert np.allclose(np.linalg.norm(codec.decode(codec.encode(documents)), axis=1), 1, atol=1e-5)
 
 
 def test_unknown_codec_is_an_error_that_lists_the_known():
-    with pytest.raises(StudyError, match="unknown codec 'zip'; known: byte blocks, PCA, rotated, .*LSH"):
+    with pytest.raises(StudyError, match="unknown codec 'zip'; known: equalised PCA, PCA, .*LSH"):
         make_codec("zip", DIMS, 4)
 
 

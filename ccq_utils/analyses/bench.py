@@ -1,4 +1,4 @@
-"""``ccq bench``: how fast this machine encodes and searches.
+"""``ccq bench``: how fast this machine encodes and searches; with distractors, what codecs keep as a corpus grows.
 
 Times are seconds of processor cores that worked (``time.process_time``): what other programs do meanwhile does not count.
 All run on one core, methods in alternating rounds after one that warms up; medians are reported.
@@ -7,6 +7,7 @@ All run on one core, methods in alternating rounds after one that warms up; medi
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
+from ccq_utils.analyses.comparison import methods, score_methods
+from ccq_utils.analyses.stress import grown
 from ccq_utils.codecs import faiss_index
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import make_codec
@@ -23,30 +26,40 @@ from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.progress import progress
-from ccq_utils.models.embed import normalise
+from ccq_utils.data.text_files import read_texts
+from ccq_utils.models.embed import embed, normalise
 from ccq_utils.models.encoding import encode, transformers_of, with_precision
+from ccq_utils.models.vectors import concat
+from ccq_utils.study.scores import OWN, FittingVectors, task_vectors
 from ccq_utils.study.study import Study
 
 FOLDER = paths.ROOT / "data" / "bench"
 """Where the committed tables lie."""
-OURS = ("byte blocks", "PCA, rotated")
+OURS = ("equalised PCA", "PCA, rotated")
 FLAT = "flat, float32"
+GROWN, FITTED = (10_000, 30_000, 100_000), (1000, 3000, 10_000)
+"""Documents of a corpus that grows; how many of them codecs are fitted on."""
 FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 """Compression; results per query; length of the noise in a query beside a document; vectors drawn at once."""
 
 
-def run(profile="default", documents=100_000, texts=128, output="", rounds=5) -> list[Path]:
+def run(profile="default", documents=100_000, texts=128, output="", rounds=5, distractors="", members=()) -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
     Args:
         documents: How many vectors are searched. A million takes 6 GB of memory.
         texts: How many texts are encoded.
+        distractors: A file of JSON lines with ``id`` and ``text``; ``bench_growth.csv`` is written instead.
+        members: Of the concat that grows; those that notebook 01 chose where empty.
     """
     study, folder = Study(profile), Path(output or FOLDER)
     parts = {
         "encoding": lambda: encoding(study, texts, rounds),
         "search": lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds),
     }
+    if distractors:
+        texts = list(read_texts(Path(distractors)).values())
+        parts = {"bench_growth": lambda: growth(study, texts, list(members) or study.members)}
     for name, part in parts.items():
         load = os.getloadavg()[0]
         table = part().assign(profile=study.profile.name, processor=processor(), load=load)
@@ -73,6 +86,32 @@ def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = 
         torch.set_num_threads(threads)
     rows = [(name, np.median(seconds), min(seconds), max(seconds)) for name, seconds in taken.items()]
     return pd.DataFrame(rows, columns=["method", "seconds", "fastest", "slowest"])
+
+
+def growth(
+    study: Study, texts: list[str], members: list[str], sizes=GROWN, fitted=FITTED, factors=(48, 192)
+) -> pd.DataFrame:
+    """What codecs keep of the last task as ``texts`` that answer nothing join its corpus, fitted on few of all documents.
+
+    Judged documents are never fitted on. Retention is against the concat on the same documents.
+    """
+    task, whole, tables = list(study.tasks)[-1], task_vectors(study, members=members), []
+    alone, judge = replace(whole, by_task={task: whole.by_task[task]}), whole.by_task[task].evaluator
+    count = len(judge.task.documents)
+    added = concat([embed(study.models[name], texts[: max(sizes) - count], study.cache) for name in members])
+    for size in [size for size in sizes if count <= size <= count + len(added)]:
+        grown_to = grown(study, alone, added[: size - count])
+        order = np.random.default_rng(study.profile.seed).permutation(np.setdiff1d(np.arange(size), judge.columns))
+        for most in [most for most in fitted if most <= len(order)]:
+            own = {task: FittingVectors(grown_to.by_task[task].documents[order[:most]])}
+            given = methods(study, replace(grown_to, own=own), ("binary", "PQ"), own=(*OURS, "LSH"))
+            for factor in factors:
+                labels = {"documents": size, "fitted": most, "factor": factor}
+                found, _ = score_methods(study, given, 4 * added.shape[1] // factor, [OWN], **labels)
+                by = [*labels, "method", "bytes_per_vector", "shared_bytes"]
+                tables.append(study.summarise(found, by, grown_to.raw))
+    table = pd.concat(tables).assign(members=" + ".join(members))
+    return table.assign(total_bytes=table["bytes_per_vector"] + table["shared_bytes"] / table["documents"])
 
 
 def encoding(study: Study, count: int = 128, rounds: int = 5) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,19 +63,18 @@ class Method(NamedTuple):
     seeds: int = 1
 
 
-def methods(study: Study, vectors: Vectors, peers: Iterable[str] = (), alone: dict | None = None, seeds: int = 1):
-    """Name -> ``Method``: ``METHODS``, peers (names in ``PEERS``), base models alone.
+def methods(study: Study, vectors: Vectors, peers=(), alone: dict | None = None, seeds: int = 1, own=METHODS):
+    """Name -> ``Method``: ``own`` (names in ``CODECS``), ``peers`` (names in ``PEERS``), base models alone.
 
     Args:
         alone: base model -> its vectors, which are coded by ours without the others.
         seeds: how often ours is made; all else is made once.
     """
-    decoder, _ = trained_decoder(study)
-    (weights,) = weights_of([decoder])
-    found = {}
-    for name in METHODS:
-        key = {"codec": name} | ({"decoder": weights} if name.startswith("decoder") else {})
-        found[name] = Method(partial(make_codec, name, decoder=decoder), key, vectors, seeds if name == OURS else 1)
+    found, trained = {}, [trained_decoder(study)[0]] if any(name.startswith("decoder") for name in own) else []
+    for name in own:
+        decoder = trained if name.startswith("decoder") else []
+        make, key = partial(make_codec, name, decoder=(decoder or [None])[0]), {"codec": name}
+        found[name] = Method(make, key | {"decoder": weights_of(decoder)}, vectors, seeds if name == OURS else 1)
     found |= {name: Method(partial(make_peer, name), {"peer": name}, vectors) for name in peers}
     return found | {f"{model} alone, {OURS}": found[OURS]._replace(vectors=own) for model, own in (alone or {}).items()}
 
@@ -195,10 +194,9 @@ def summary(report: dict) -> str:
     name = f"concat of {' + '.join(concat['members'])}"
     lines.append(f"  {name:34} {concat['ndcg_at_10']:.3f}  {concat['bytes_per_vector']} bytes")
     lines.append(f"{'method':34} {'fitted on':13} bytes    in all  factor  nDCG@10  retention [95 % interval]")
-    lines += [
-        f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['total_bytes']:8.0f}  "
-        f"{row['compression_factor']:5.0f}x  {row['ndcg_at_10']:.3f}    {row['retention']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        for row in report["methods"]
-    ]
+    for row in report["methods"]:
+        line = f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['total_bytes']:8.0f}  "
+        line += f"{row['compression_factor']:5.0f}x  {row['ndcg_at_10']:.3f}    {row['retention']:.3f} "
+        lines.append(line + f"[{row['low']:.3f}, {row['high']:.3f}]")
     lines += [f"not run: {row['method']}, {row['fitted_on']}: {row['reason']}" for row in report["skipped"]]
     return "\n".join(lines)
