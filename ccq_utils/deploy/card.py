@@ -36,7 +36,7 @@ def model_card(pipeline) -> str:
     if hasattr(joined, "members"):
         table = pd.DataFrame({"member": names, "dims": joined.dims, "share": joined.shares})
         table["prompts"] = [str({kind: text for kind, text in each.prompts.items() if text}) for each in joined.members]
-        parts.append(f"## Members\n\n{markdown(table)}")
+        parts.append(f"## Members\n\n{figures.markdown(table)}")
     return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))
 
 
@@ -54,14 +54,8 @@ def measured(study: Study) -> str:
 
 Profile `{study.profile.name}`, tasks {", ".join(spec.name for spec in study.profile.tasks)}; means over tasks, test queries.
 
-{markdown(facts.reset_index())}
+{figures.markdown(facts.reset_index())}
 
 At a 48th of the concat's bytes, equal shares, documents coded, queries in float, fitted on other text:
 
-{markdown(kept)}"""
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown."""
-    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+{figures.markdown(kept)}"""

@@ -88,7 +88,8 @@ def values() -> dict[str, str]:
     """What the markers of a text may name: a text for each; times are those of the last cold run of the default profile."""
     claims, sizes = tables(run_report.CLAIMS, "claim"), tables("07_more_per_byte.csv")
     rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
-    found = {"table:claims": f"\n{_markdown(['claim', *claims], rows)}\n"} if claims else {}
+    main = figures.markdown(pd.DataFrame(rows, columns=["claim", *claims]))
+    found = {"table:claims": f"\n{main}\n"} if claims else {}
     for name in dict.fromkeys(claim for table in claims.values() for claim in table.index):
         cells = [f"{_cell(table, name)} on `{of}`" for of, table in claims.items() if name in table.index]
         found[f"claim:{name}"] = "; ".join(cells)
@@ -96,9 +97,7 @@ def values() -> dict[str, str]:
         found["table:bytes"] = "\n\n".join(per_byte(table, name) for name, table in sizes.items())
     if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
         taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
-        found |= {
-            f"time:{name}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for name, s in taken.items()
-        }
+        found |= {f"time:{at}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for at, s in taken.items()}
         found["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
     return found
 
@@ -113,20 +112,18 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
     """data/CLAIMS.md: how many claims came out how, then all of them by notebook with what each profile's tables say."""
     parts, by_notebook, kinds = [HEAD], {}, {}
     for one in load_claims():
-        cells = [
-            f"**{one.id}** {one.statement}",
-            f"{one.setting} ({one.holds})",
-            *(_cell(t, one.id) for t in claims.values()),
-        ]
-        by_notebook.setdefault(one.notebook, []).append(cells)
+        cells = [_cell(table, one.id) for table in claims.values()]
+        row = [f"**{one.id}** {one.statement}", f"{one.setting} ({one.holds})", *cells]
+        by_notebook.setdefault(one.notebook, []).append(row)
         whose = "the paper's claims" if one.source.startswith("paper") else "this study's own"
         whose = "the paper's open questions" if re.search("open question|next check", one.source) else whose
         kinds.setdefault(whose, []).append(one.id)
     for name, table in claims.items():
         counts = [f"* {kind}: {_counts(table['verdict'].reindex(ids).dropna())}" for kind, ids in kinds.items()]
         parts.append("\n".join([f"Profile `{name}`:", "", *counts]))
+    head = ["claim", "setting (it holds where)", *claims]
     for notebook, rows in by_notebook.items():
-        parts.append(f"## {notebook}\n\n{_markdown(['claim', 'setting (it holds where)', *claims], rows)}")
+        parts.append(f"## {notebook}\n\n{figures.markdown(pd.DataFrame(rows, columns=head))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,10 +132,8 @@ def per_byte(table: pd.DataFrame, profile: str) -> str:
     by = ["factor", "fitted_on"]
     cells = figures.cells(table, by, "who")
     cells["best rival"] += ", " + table[table["who"] == "best rival"].set_index(by)["method"]
-    rows = [
-        [f"{factor}x, {text}", *row] for (factor, text), row in zip(cells.index, cells.to_numpy().tolist(), strict=True)
-    ]
-    return f"\n{_markdown([f'`{profile}`, fitted on', *cells], rows)}\n"
+    cells.insert(0, f"`{profile}`, fitted on", [f"{factor}x, {text}" for factor, text in cells.index])
+    return f"\n{figures.markdown(cells)}\n"
 
 
 def _counts(verdicts):
@@ -152,10 +147,6 @@ def _cell(table, claim):
     row = table.loc[claim].fillna({"note": ""})
     number = "" if pd.isna(row["measured"]) else f"{row['measured']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
     return f"{number}**{row['verdict']}**{f' ({note})' if (note := row['note']) else ''}"
-
-
-def _markdown(head, rows):
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def with_outputs(source, executed, name: str):

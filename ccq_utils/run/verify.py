@@ -31,7 +31,7 @@ from ccq_utils.study import claims
 
 SCORE, LOSS, CLOSE = 0.005, 0.05, 4
 """Tolerances of a score and, as a share, of a loss; how many times as far is still close."""
-FINDINGS = ["note", "better_fitted_on", "best_other", "better_than_ours", "better_elsewhere", "shares"]
+FINDINGS = ["note", "shares"]
 TABLES = "[0-9][0-9]_*.csv"
 WORDS = ("OK", "close", "DIFFERENT")
 

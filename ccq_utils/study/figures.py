@@ -129,6 +129,12 @@ def cells(table: pd.DataFrame, index: list[str], columns: str, digits: int = 3) 
     return table.assign(cell=texts).pivot_table("cell", index, columns, aggfunc="first", sort=False)
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, without its index."""
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def curves_by_task(table: pd.DataFrame, x: str, label: str, shades: dict, ticks, xlabel: str):
     """One panel per task with a banded curve per entry of ``shades`` (label -> colour); returns figure and axes."""
     figure, axes = panels(table["task"].unique(), sharey=True)
