@@ -124,7 +124,7 @@ class DecoderSpec(_Strict):
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int = Field(3, ge=1)
-    ablation_epochs: int = Field(15, ge=1)
+    ablation_epochs: int = Field(30, ge=1)
 
     @model_validator(mode="after")
     def _stops_fit(self):
