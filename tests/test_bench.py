@@ -9,6 +9,7 @@ import pytest
 
 from ccq_utils.analyses import bench, comparison
 from ccq_utils.common.errors import StudyError
+from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
 
 
 def test_rounds_alternate_after_one_that_warms_up():
@@ -31,13 +32,38 @@ def test_search_has_a_row_per_method_and_number_of_queries_at_equal_bytes(random
         bench.search(random_vectors(200, 64), 3)
 
 
+def test_a_corpus_grows_and_its_judged_documents_are_never_fitted_on(
+    judged_vectors, random_vectors, monkeypatch, cache
+):
+    task, evaluator, documents, queries = judged_vectors(random_vectors(80, 32), 24)
+    general, fitted = FittingVectors(random_vectors(300, 32, seed=8)), []
+    vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
+    study = Pretended(vectors, None, cache)
+    study.tasks, study.models = {task.name: task}, {"a": None}
+    monkeypatch.setattr(bench, "task_vectors", lambda study, members: vectors)
+    monkeypatch.setattr(bench, "embed", lambda model, texts, cache: random_vectors(len(texts), 32, seed=9))
+    monkeypatch.setattr(bench, "FittingVectors", lambda rows: fitted.append(rows) or FittingVectors(rows))
+    table = bench.growth(study, ["text"] * 500, ["a"], sizes=(100, 400, 9000), fitted=(30, 300), factors=(16,))
+    assert set(zip(table["documents"], table["fitted_documents"], strict=True)) == {(100, 30), (400, 30), (400, 300)}
+    judged = {documents[column].tobytes() for column in evaluator.columns}
+    assert len(fitted) == 3 and not judged & {row.tobytes() for rows in fitted for row in rows}
+    assert (table["total_bytes"] >= table["bytes_per_vector"]).all() and set(table["members"]) == {"a"}
+    assert table.loc[table["method"] == "LSH", "shared_bytes"].eq(0).all()
+
+
 # ---- the comparison on one's own task ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def report():
     methods = [
-        {"method": "PQ", "fitted_on": "own corpus", "bytes_per_vector": 8, "compression_factor": 64.0}
+        {
+            "method": "PQ",
+            "fitted_on": "own corpus",
+            "bytes_per_vector": 8,
+            "total_bytes": 99.5,
+            "compression_factor": 64.0,
+        }
         | {"ndcg_at_10": 0.4, "retention": 0.9, "low": 0.8, "high": 0.95}
     ]
     return {
@@ -77,9 +103,6 @@ class Pretended:
         self.profile, self.tasks, self.members = load_profile("tiny"), vectors.by_task, ["a", "b"]
         self.decoder, self.cache = decoder, cache
 
-    def read(self, name):
-        return pd.DataFrame({"start": ["PCA"]})
-
     def summarise(self, scores, by, reference=None, statistic="retention"):
         from ccq_utils.study.stats import summarise
 
@@ -88,7 +111,6 @@ class Pretended:
 
 def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, random_vectors, monkeypatch, cache):
     from ccq_utils.codecs.decoder import fit_pca
-    from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
 
     task, evaluator, documents, queries = judged_vectors(random_vectors(80, 32), 12)
     general = FittingVectors(random_vectors(300, 32, seed=8), random_vectors(260, 32, seed=9))
@@ -96,12 +118,14 @@ def test_every_method_is_fitted_once_on_each_text_and_compared(judged_vectors, r
     study = Pretended(vectors, fit_pca(general.training, 16), cache)
     study.profile = study.profile.model_copy(update={"models": ["a"], "larger": []})
     monkeypatch.setattr(comparison, "task_vectors", lambda study, members=None: replace(vectors, own={}))
-    monkeypatch.setattr(comparison, "trained_decoder", lambda study, start: (study.decoder, None))
+    monkeypatch.setattr(comparison, "trained_decoder", lambda study: (study.decoder, None))
     report = comparison.compare(study, 8)
     found = pd.DataFrame(report["methods"])
     assert set(found["method"]) == set(comparison.METHODS) and len(found) == 2 * len(comparison.METHODS)
     assert report["concat"]["bytes_per_vector"] == 128 and (found["compression_factor"] == 16).all()
     assert found["retention"].is_monotonic_decreasing and np.isfinite(found[["low", "high"]]).all(axis=None)
+    basis = found.set_index(["method", "fitted_on"]).loc[("PCA, rotated", "own corpus")]
+    assert basis["total_bytes"] == 8 + 4 * (32 * 32 + 7 * 32) / len(task.documents)
     peers = comparison.compare(study, 8, peers=True)
     assert len(peers["methods"]) + len(peers["skipped"]) == 2 * (len(comparison.METHODS) + len(comparison.PEERS) + 1)
     assert any(row["method"] == "PQ" and "at least 256 vectors" in row["reason"] for row in peers["skipped"])

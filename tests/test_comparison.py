@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from notebook_cells import functions_of
 
 from ccq_utils.analyses import comparison
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.study import stats
+from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import GENERAL, OWN, FittingVectors, TaskVectors, Vectors, score_table
 
 
@@ -19,7 +19,6 @@ def study(cache, random_vectors):
     return SimpleNamespace(
         cache=cache,
         profile=SimpleNamespace(seed=1, seeds=1),
-        read=lambda name: pd.DataFrame({"start": ["PCA"]}),
         summarise=lambda *arguments: stats.summarise(*arguments, resamples=300),
     )
 
@@ -29,7 +28,7 @@ def made_up(method, shift, factor=48, fitted_on=OWN):
     base = np.random.default_rng(0).uniform(0.3, 0.7, 60)
     noise = np.random.default_rng([ord(letter) for letter in method]).standard_normal(60) * 0.01
     moved = base if method == comparison.OURS else base + noise - noise.mean() + shift
-    labels = {"method": method, "factor": factor, "fitted_on": fitted_on, "bytes_per_vector": 8}
+    labels = {"method": method, "factor": factor, "fitted_on": fitted_on, "bytes_per_vector": 8, "shared_bytes": 0}
     return score_table({"a": moved}, **labels)
 
 
@@ -48,36 +47,48 @@ def test_a_method_is_judged_among_those_at_the_same_factor_and_text_only(study):
     assert apart.loc[apart["method"] == "near", "verdict"].item() == "better"
 
 
-def test_goals_look_at_the_better_fitting_and_at_the_best_other_method():
-    lines = [(comparison.OURS, GENERAL, 0.97), (comparison.OURS, OWN, 0.99), ("PQ", OWN, 0.95), ("PQ", GENERAL, 0.96)]
-    rows = [
-        {"task": task, "factor": 48, "fitted_on": fitted_on, "method": method, "bytes_per_vector": 10}
-        | {"estimate": kept + more, "low": kept - 0.02, "high": kept + 0.02}
-        for method, fitted_on, kept in lines
-        for task, more in (("a", 0.5), ("b", -0.5), (stats.MACRO, 0))
-    ]
-    notebook = functions_of("07_more_per_byte", macro=stats.macro, comparison=comparison)
-    (row,) = notebook.reached_goals(pd.DataFrame(rows)).to_dict("records")
-    assert row["reached"] and not row["supported"] and row["goal"] == notebook.GOALS[48]
-    assert (row[GENERAL], row[OWN], row["best_other_retention"]) == (0.97, 0.99, 0.96)
-    assert row["best_other"] == f"PQ, {GENERAL}"
+def test_half_of_a_corpus_is_searched_and_the_other_is_fitted_on(judged_vectors, random_vectors, monkeypatch, study):
+    task, _, documents, queries = judged_vectors(random_vectors(90, 16), 30)
+    general = FittingVectors(random_vectors(50, 16, seed=8))
+
+    def whole(study, split, members=None):
+        judge = Evaluator(task, split)
+        asked = random_vectors(len(judge.query_ids), 16, seed=3)
+        return Vectors({"a": TaskVectors(asked, documents, judge), "b": TaskVectors(asked, documents, judge)}, general)
+
+    monkeypatch.setattr(comparison, "task_vectors", whole)
+    halves = comparison.held_out(study)
+    for split, half in halves.items():
+        one, own = half.by_task["a"], half.fitting("a", OWN)
+        assert len(own.training) == 45 and own is half.fitting("b", OWN) and own is halves["test"].own["a"]
+        rows = {row.tobytes() for row in documents}
+        assert {row.tobytes() for row in own.training} | {row.tobytes() for row in one.documents} == rows
+        judge = one.evaluator
+        assert len(judge.task.documents) == 45 and len(one.queries) == len(judge.query_ids)
+        assert all(set(task.qrels[query]) & set(judge.task.documents) for query in judge.query_ids)
+        places = [Evaluator(task, split).query_ids.index(query) for query in judge.query_ids]
+        assert np.array_equal(one.queries, whole(None, split).by_task["a"].queries[places])
+        perfect = np.array(
+            [[judge.task.qrels[query].get(k, 0) for k in judge.task.documents] for query in judge.query_ids]
+        )
+        assert np.allclose(one.ndcg(perfect.astype(np.float32)), 1)
 
 
 def test_what_cannot_be_fitted_is_named_and_the_rest_is_scored_once(study, judged_vectors, random_vectors, monkeypatch):
     task, evaluator, documents, queries = judged_vectors(random_vectors(80, 32), 12)
     general = FittingVectors(random_vectors(300, 32, seed=8), random_vectors(260, 32, seed=9))
     vectors = Vectors({task.name: TaskVectors(queries, documents, evaluator)}, general)
-    monkeypatch.setattr(comparison, "trained_decoder", lambda study, start: (fit_pca(general.training, 16), None))
-    names = ["int8", "int8, equalised", "PQ, equalised"]
+    monkeypatch.setattr(comparison, "trained_decoder", lambda study: (fit_pca(general.training, 16), None))
+    names = ["ITQ", "ITQ, equalised", "PQ, equalised"]
     given = comparison.methods(study, vectors, names, {"one": vectors}, seeds=2)
     scores, skipped = comparison.score_methods(study, given, 8, factor=16)
     found = scores.groupby(["method", "fitted_on"])["score"].mean()
-    assert set(scores["method"]) == {*comparison.METHODS, *names, "one alone, byte blocks"}
+    assert set(scores["method"]) == {*comparison.METHODS, *names, f"one alone, {comparison.OURS}"}
     assert [(row["method"], row["fitted_on"]) for row in skipped] == [("PQ, equalised", OWN)]
     assert "at least 256 vectors" in skipped[0]["reason"]
-    assert found["int8", OWN] != found["int8, equalised", OWN]
-    assert found["one alone, byte blocks"].equals(found[comparison.OURS])
-    assert scores.groupby("method")["seed"].nunique().eq(2).sum() == 3 and {
+    assert found["ITQ", OWN] != found["ITQ, equalised", OWN]
+    assert found[f"one alone, {comparison.OURS}"].equals(found[comparison.OURS])
+    assert scores.groupby("method")["seed"].nunique().eq(2).sum() == 2 and {
         method.seeds for method in given.values()
     } == {1, 2}
     monkeypatch.setattr(comparison, "make_codec", None)  # everything is in the cache

@@ -81,9 +81,9 @@ def test_what_cannot_be_searched_is_one_clear_error(held, random_vectors):
     for wrong, message in ((codes[:0], "there are no codes"), (codes[:, 1:], r"of shape \(n, 8\)")):
         with pytest.raises(StudyError, match=message):
             to_faiss(codec, wrong)
-    peer = make_peer("binary", DIMS, 8).fit(random_vectors(ROWS, DIMS))
+    peer = make_peer("binary", DIMS, 4).fit(random_vectors(ROWS, DIMS))
     with pytest.raises(StudyError, match="codes of BinaryCodec do not fit a faiss index"):
-        to_faiss(peer, codes)
+        to_faiss(peer, codes[:, :4])
     with pytest.raises(StudyError, match="k 0 must be at least 1"):
         faiss_index.search(codec, to_faiss(codec, codes), random_vectors(1, DIMS), 0)
 

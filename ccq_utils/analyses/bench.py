@@ -106,7 +106,7 @@ def growth(
             own = {task: FittingVectors(grown_to.by_task[task].documents[order[:most]])}
             given = methods(study, replace(grown_to, own=own), ("binary", "PQ"), own=(*OURS, "LSH"))
             for factor in factors:
-                labels = {"documents": size, "fitted": most, "factor": factor}
+                labels = {"documents": size, "fitted_documents": most, "factor": factor}
                 found, _ = score_methods(study, given, 4 * added.shape[1] // factor, [OWN], **labels)
                 by = [*labels, "method", "bytes_per_vector", "shared_bytes"]
                 tables.append(study.summarise(found, by, grown_to.raw))
