@@ -17,7 +17,7 @@ FLOORS = {
     "run": 5,
     "cli": 6,
 }
-MOST_LINES = 7850
+MOST_LINES = 6820
 """What the package must not grow past. The aim is 6,500."""
 
 
