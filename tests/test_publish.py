@@ -159,13 +159,13 @@ def results(tmp_path, monkeypatch):
 def test_markers_name_claims_of_all_profiles_and_the_times_of_the_cold_run(results):
     found = values()
     assert found["claim:K1"] == (
-        "0.100 [0.050, 0.200] **holds** on `small`; 0.100 [0.050, 0.200] **does not hold** on `default`"
+        "`small` 0.100 [0.050, 0.200] **holds**; `default` 0.100 [0.050, 0.200] **does not hold**"
     )
     lines = found["table:claims"].strip().splitlines()
     assert lines[0] == "| claim | small | default |" and lines[2].startswith(
         "| Small models joined beat a larger one (K1) "
     )
-    assert lines[-1].endswith("(R) | 1 holds, 1 partly | 1 holds, 1 partly |")
+    assert lines[-1].endswith("(R) | holds in 1, partly in 1 | holds in 1, partly in 1 |")
     assert "| 48x, own | 0.950 [0.800, 0.960] | 0.900 [0.800, 0.960], PQ |" in found["table:bytes"]
     text = (
         "Takes <!-- time:study -->?<!-- end -->, <!-- time:02 --><!-- end --> in 02, at <!-- memory -->?<!-- end -->."
@@ -178,8 +178,8 @@ def test_markers_name_claims_of_all_profiles_and_the_times_of_the_cold_run(resul
 
 def test_the_ledger_counts_verdicts_and_lists_every_claim(results):
     text = ledger(tables(run_report.CLAIMS, "claim"))
-    assert "Profile `small`:\n\n* the paper's claims: 2 holds, 1 partly\n" in text
-    assert "* the paper's claims: 1 holds, 1 does not hold, 1 partly\n" in text
+    assert "Profile `small`:\n\n* the paper's claims: holds in 2, partly in 1\n" in text
+    assert "* the paper's claims: holds in 1, does not hold in 1, partly in 1\n" in text
     assert all(f"| **{claim.id}** {claim.statement} |" in text for claim in load_claims())
 
 

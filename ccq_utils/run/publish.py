@@ -91,7 +91,7 @@ def values() -> dict[str, str]:
     main = figures.markdown(pd.DataFrame(rows, columns=["claim", *claims]))
     found = {"table:claims": f"\n{main}\n"} if claims else {}
     for name in dict.fromkeys(claim for table in claims.values() for claim in table.index):
-        cells = [f"{_cell(table, name)} on `{of}`" for of, table in claims.items() if name in table.index]
+        cells = [f"`{of}` {_cell(table, name)}" for of, table in claims.items() if name in table.index]
         found[f"claim:{name}"] = "; ".join(cells)
     if sizes:
         found["table:bytes"] = "\n\n".join(per_byte(table, name) for name, table in sizes.items())
@@ -122,7 +122,7 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
         counts = [f"* {kind}: {_counts(table['verdict'].reindex(ids).dropna())}" for kind, ids in kinds.items()]
         parts.append("\n".join([f"Profile `{name}`:", "", *counts]))
     head = ["claim", "setting (it holds where)", *claims]
-    for notebook, rows in by_notebook.items():
+    for notebook, rows in sorted(by_notebook.items()):
         parts.append(f"## {notebook}\n\n{figures.markdown(pd.DataFrame(rows, columns=head))}")
     return "\n\n".join(parts) + "\n"
 
@@ -137,7 +137,7 @@ def per_byte(table: pd.DataFrame, profile: str) -> str:
 
 
 def _counts(verdicts):
-    return ", ".join(f"{count} {state}" for state in STATES if (count := (verdicts == state).sum())) or "not run"
+    return ", ".join(f"{state} in {count}" for state in STATES if (count := (verdicts == state).sum())) or "not run"
 
 
 def _cell(table, claim):
