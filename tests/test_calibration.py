@@ -7,6 +7,7 @@ from notebook_cells import functions_of
 from ccq_utils.analyses.decoders import score_scorings
 from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer
+from ccq_utils.models.embed import normalise
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import TaskVectors, score_table
 
@@ -37,17 +38,19 @@ def test_scorings_of_two_bits_by_hand(parts, random_vectors, make_task):
     evaluator = Evaluator(make_task(documents=300, queries=20))
     one, decoder = TaskVectors(texts[: len(evaluator.query_ids)], texts[300:], evaluator), fit_pca(texts, DIMS)
     found = score_scorings(one, decoder, texts[:300], DIMS)
-    assert len(found) == 1 + len(BITS) * len(SPACINGS) * 4
+    assert len(found) == 3 + len(BITS) * 5  # equal width is scored asymmetrically only
     quantizer = PercentileQuantizer(2).fit(parts[0])
     floats = [decoder.transform(each, DIMS) for each in (one.queries, one.documents)]
-    decoded = [quantizer.decode(quantizer.encode(each)) for each in floats]
-    numbers = [quantizer.buckets(each) + 1.0 for each in floats]
-    lengths = [np.linalg.norm(each, axis=1, keepdims=True) for each in numbers]
+    decoded = [normalise(quantizer.decode(quantizer.encode(each))) for each in floats]
+    spread = decoder.transform(texts[:300], DIMS).std(axis=0)
     pairs = {
         "asymmetric": (floats[0], decoded[1]),
         "symmetric": decoded,
-        "bucket numbers": [each / length for each, length in zip(numbers, lengths, strict=True)],
+        "bucket numbers": [normalise(quantizer.buckets(each) + 1.0) for each in floats],
+        "one scale": [normalise(each / spread) for each in decoded],
     }
     for scoring, (queries, documents) in pairs.items():
         assert found[2, "mass", scoring].tolist() == pytest.approx(one.ndcg(queries @ documents.T).tolist()), scoring
-    assert np.array_equal(found[32, "none", "float"], one.ndcg(floats[0] @ floats[1].T))
+    for scoring, scale in (("asymmetric", 1), ("symmetric", 1), ("one scale", spread)):
+        queries, documents = (normalise(each / scale) for each in floats)
+        assert found[32, "none", scoring].tolist() == pytest.approx(one.ndcg(queries @ documents.T).tolist()), scoring

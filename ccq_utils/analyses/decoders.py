@@ -56,25 +56,29 @@ def score_decoders(
 def score_scorings(
     vectors: TaskVectors, decoder: Decoder, calibration: np.ndarray, dims: int
 ) -> dict[tuple, np.ndarray]:
-    """nDCG@10 per query by (bits, spacing, scoring) of one decoder on one task.
+    """nDCG@10 per query by (bits, spacing, scoring) of one decoder on one task; 32 bits are its float output.
 
     Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), ``bucket numbers`` (the cosine of bucket numbers,
-    as if they were values), ``one scale`` (both decoded, each dim over the spread of its levels: what bucket numbers do to
-    the scale, without what they do to the values). (32, none, float) is the decoder's float output.
+    as if they were values), ``one scale`` (both decoded, each dim over the spread of its calibration values: what bucket
+    numbers do to the scale, without what they do to the values). Equal width is scored asymmetrically only.
     """
-    queries, documents = (decoder.transform(part, dims) for part in (vectors.queries, vectors.documents))
-    found = {(32, "none", "float"): vectors.ndcg(queries @ documents.T)}
+    held_out, *values = (decoder.transform(part, dims) for part in (calibration, vectors.queries, vectors.documents))
+    spread, found = held_out.std(axis=0), {}
+
+    def score(bits, spacing, scoring, left, right):
+        found[bits, spacing, scoring] = vectors.ndcg(left @ right.T)
+
+    for scoring, scale in (("asymmetric", 1), ("symmetric", 1), ("one scale", spread)):
+        score(32, "none", scoring, *(normalise(each / scale) for each in values))
     for bits, spacing in itertools.product(BITS, SPACINGS):
         codec = PercentileCodec(dims, bits, decoder, spacing=spacing).fit(calibration)
-        codes = [codec.encode(part) for part in (vectors.queries, vectors.documents)]
-        decoded = [codec.decode(each) for each in codes]
-        spread = codec.quantizer_.levels_.std(axis=0)
-        pairs = {
-            "asymmetric": (queries, decoded[1]),
-            "symmetric": decoded,
-            "bucket numbers": [normalise(unpack(each, bits, dims) + np.float32(1)) for each in codes],  # never all zero
-            "one scale": [normalise(each / spread) for each in decoded],
-        }
-        for scoring, (left, right) in pairs.items():
-            found[bits, spacing, scoring] = vectors.ndcg(left @ right.T)
+        documents = codec.encode(vectors.documents)
+        score(bits, spacing, "asymmetric", values[0], codec.decode(documents))
+        if spacing == "mass":
+            codes = [codec.encode(vectors.queries), documents]
+            decoded = [codec.decode(each) for each in codes]
+            numbers = [normalise(unpack(each, bits, dims) + np.float32(1)) for each in codes]  # never all zero
+            score(bits, spacing, "symmetric", *decoded)
+            score(bits, spacing, "bucket numbers", *numbers)
+            score(bits, spacing, "one scale", *(normalise(each / spread) for each in decoded))
     return found
