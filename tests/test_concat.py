@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.models.vectors import concat, linear_cka, subsets
+from ccq_utils.models.vectors import centred, concat, linear_cka, pair_cosines, spread_shares, subsets
 
 
 @pytest.fixture
@@ -96,3 +96,25 @@ def test_cka_is_symmetric(random_vectors):
 
 def test_cka_of_independent_vectors_is_near_zero(random_vectors):
     assert 0 <= linear_cka(random_vectors(3000, 8, 1), random_vectors(3000, 8, 2)) < 0.02
+
+
+def test_pairs_are_of_two_different_rows_and_drawn_once():
+    assert not pair_cosines(np.eye(3)).any()
+    assert np.array_equal(pair_cosines(np.eye(3) + 0.1), pair_cosines(np.eye(3) + 0.1))
+
+
+def test_a_squeezed_member_gets_the_share_that_gives_it_an_equal_say(random_vectors):
+    plain = random_vectors(400, 16, 1)
+    plain /= np.linalg.norm(plain, axis=1, keepdims=True)
+    squeezed = np.hstack([plain, np.full((400, 1), 2, dtype=np.float32)])  # cosine (c + 4) / 5: a fifth of the spread
+    shares = spread_shares([plain, squeezed])
+    assert sum(shares) == pytest.approx(1) and shares[1] == pytest.approx(5 * shares[0], rel=1e-3)
+
+
+def test_centring_each_side_undoes_a_shift_of_one_side(random_vectors):
+    queries, documents = random_vectors(300, 8, 1), random_vectors(500, 8, 2)
+    assert np.allclose(np.linalg.norm(centred(queries, queries), axis=1), 1, atol=1e-6)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    shifted = queries + np.eye(8, dtype=np.float32)[0]
+    mean = centred(shifted, shifted) @ centred(documents, documents).T
+    assert abs(mean.mean()) < 0.01 < (shifted @ documents.T / np.linalg.norm(shifted, axis=1, keepdims=True)).std()

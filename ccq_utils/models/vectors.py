@@ -49,3 +49,25 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
     first, second = first - first.mean(0), second - second.mean(0)
     cross = np.linalg.norm(first.T @ second) ** 2
     return float(cross / (np.linalg.norm(first.T @ first) * np.linalg.norm(second.T @ second)))
+
+
+def pair_cosines(vectors: np.ndarray, pairs: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Cosines of ``pairs`` random pairs of two different rows, ``(pairs,)``; their standard deviation is the member's say."""
+    rng = np.random.default_rng(seed)
+    first, step = rng.integers(len(vectors), size=pairs), rng.integers(1, len(vectors), size=pairs)
+    vectors = normalise(vectors)
+    return np.einsum("ij,ij->i", vectors[first], vectors[(first + step) % len(vectors)])
+
+
+def spread_shares(members: Sequence[np.ndarray]) -> list[float]:
+    """Shares in proportion to 1 / standard deviation of each member's ``pair_cosines``, which add up to one.
+
+    Contrastive training at a low temperature squeezes cosines: at equal shares such a member has hardly a say.
+    """
+    inverse = np.array([1 / pair_cosines(member).std() for member in members])
+    return (inverse / inverse.sum()).tolist()
+
+
+def centred(vectors: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Normalised vectors minus the mean of ``side`` (texts of the same kind: queries, or documents), normalised again."""
+    return normalise(normalise(vectors) - normalise(side).mean(axis=0))
