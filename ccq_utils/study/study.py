@@ -109,8 +109,8 @@ class Study:
 
         Args:
             text: a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
-                ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs; any split makes
-                them queries).
+                ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs,
+                embedded as queries where a ``split`` is given).
         """
         key = (model, text, split)
         if key not in self._vectors:
