@@ -1,67 +1,122 @@
-"""Codecs at a byte budget, whole and damaged: flipped bits, noisy and mistyped queries, a corpus that grows."""
+"""Codecs at a byte budget, whole and damaged: dims x bits, flipped bits, mistyped queries, a corpus that grows."""
 
+import itertools
 import string
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.codecs.percentile import DETERMINISTIC
+from ccq_utils.codecs.percentile import DETERMINISTIC, GRADED
+from ccq_utils.codecs.quantizer import BITS, packed_bytes
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.scores import TaskVectors, Vectors, fitted_codecs, score_method
+from ccq_utils.study.scores import OWN, TaskVectors, Vectors, fitted_codecs, score_table
+from ccq_utils.study.stats import macro
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import weights_of
 
+SCORINGS = ("symmetric", "asymmetric")
+"""Both sides coded; or only documents, and the query in float."""
 TYPOS = {"as written": 0, "one typo": 1, "three typos": 3}
 TEXT_DAMAGE = (*TYPOS, "first half", "last half")
 
 
-def score_budget(
+def score_coded(
     study: Study,
     vectors: Vectors,
     method: str,
     budget: int,
     decoders: list[Decoder] = (),
-    symmetric: bool = False,
-    seeds: int | None = None,
+    bits: int | dict | None = None,
+    seeds: int = 1,
     flipped: float = 0.0,
+    scorings: Iterable[str] = SCORINGS,
     **labels,
 ) -> pd.DataFrame:
     """Per-query scores of a codec (a name in ``CODECS``) fitted on general text; kept in the cache.
 
     Args:
-        budget: Bytes per vector at most.
-        decoders: One per seed, for methods that take one.
-        seeds: How often a codec that draws or trains something is made; the profile's number if None.
-        flipped: Share of the stored bits that is flipped; every seed meets other flips.
+        budget: bytes per vector at most.
+        decoders: one per seed, for methods that take one.
+        bits: per dim, or what ``best_bits`` chose; the usual number where None, or where a method has no choice.
+        seeds: how often a codec that draws or trains something is made.
+        flipped: share of the stored documents' bits that is flipped; every seed meets other flips.
+
+    Returns:
+        Long table with ``scoring``, ``dims``, ``bits``, ``bytes_per_vector``, ``method``, ``budget`` and the labels.
     """
-    decoders = list(decoders)[: seeds or study.profile.seeds] if method.startswith("decoder") else []
+    if isinstance(bits, dict):
+        given = {scoring: bits.get((method, budget, scoring)) for scoring in scorings}
+        each = [
+            score_coded(study, vectors, method, budget, decoders, given[scoring], seeds, flipped, (scoring,), **labels)
+            for scoring in scorings
+        ]
+        return pd.concat(each, ignore_index=True)
+    decoders = list(decoders)[:seeds] if method.startswith("decoder") else []
+    most, room = (decoders[0].config["out_dims"] if decoders else vectors.dims), budget
+    if bits:
+        room = packed_bytes(min(most, 8 * budget // bits), bits)  # so that a map with no more dims is made once
+    key = {"codec": method, "budget": room, "bits": bits, "decoders": weights_of(decoders), "flipped": flipped}
+    key |= {"made": [study.profile.seed, 1 if method in DETERMINISTIC else seeds], "scorings": list(scorings)}
+    key |= {"fitted": vectors.general.fingerprint}
+    key |= {"tasks": {task: one.fingerprint for task, one in vectors.by_task.items()}}
 
-    def fit(fitting):
-        codecs = fitted_codecs(study, method, budget, fitting, decoders, seeds)
-        damaged = [FlippedCodec(codec, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
-        return damaged if flipped else codecs
+    def make():
+        codecs = fitted_codecs(study, method, room, vectors.general, decoders, seeds, bits)
+        each = [_score(vectors, codec, scorings, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
+        found = {name: np.stack([one[name] for one in each]) for name in each[0]}
+        shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
+        return found | {"shape": np.array(shape)}
 
-    made = 1 if method in DETERMINISTIC else len(decoders) or seeds or study.profile.seeds
-    key = {"codec": method, "budget": budget, "decoders": weights_of(decoders), "made": made, "flipped": flipped}
-    return score_method(study, vectors, fit, key, symmetric=symmetric, method=method, budget=budget, **labels)
+    held = study.cache.arrays("scores", key, make)
+    dims, depth, size = held["shape"].tolist()
+    labels |= {"method": method, "budget": budget, "bytes_per_vector": size}
+    labels |= {"dims": dims, "bits": depth} if method in GRADED else {"dims": depth, "bits": 1}  # a plane is a dim
+    tables = [
+        score_table({task: held[f"{scoring} {task}"] for task in vectors.by_task}, scoring=scoring, **labels)
+        for scoring in scorings
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-class FlippedCodec:
-    """A fitted codec in whose stored codes each bit is flipped with probability ``share``."""
+def _score(vectors, codec, scorings, flipped, seed):
+    """nDCG@10 per query by scoring and task; documents are coded once, also those that tasks share."""
+    found, decoded = {}, {}
+    for task, one in vectors.by_task.items():
+        same = id(vectors.fitting(task, OWN))
+        if same not in decoded:
+            decoded[same] = codec.decode(flip_bits(codec.encode(one.documents), flipped, seed)).T
+        for scoring in scorings:
+            coded = scoring == "symmetric"
+            queries = codec.decode(codec.encode(one.queries)) if coded else codec.project(one.queries)
+            found[f"{scoring} {task}"] = one.ndcg(queries @ decoded[same])
+    return found
 
-    def __init__(self, codec, share: float, seed: int):
-        self.codec, self.share, self.seed = codec, share, seed
-        self.bytes_per_vector, self.project, self.decode = codec.bytes_per_vector, codec.project, codec.decode
 
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """Damaged codes, ``(n, bytes_per_vector) uint8``."""
-        return flip_bits(self.codec.encode(vectors), self.share, self.seed)
+def bits_grid(
+    study: Study, vectors: Vectors, methods: Iterable[str], budgets: Iterable[int], decoders: list[Decoder] = ()
+) -> pd.DataFrame:
+    """Retention by method, budget, bits per dim and scoring, one seed; of validation queries, if ``vectors`` are theirs.
+
+    A method that has a choice keeps as many dims as fit the bytes and its map has.
+    """
+    grid = itertools.product([method for method in methods if method in GRADED], budgets, BITS[::-1])
+    scores = pd.concat([score_coded(study, vectors, method, size, decoders, bits) for method, size, bits in grid])
+    return study.summarise(scores, ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw)
+
+
+def best_bits(grid: pd.DataFrame) -> dict[tuple, int]:
+    """Bits by (method, budget, scoring): those that keep most in a ``bits_grid``."""
+    best = macro(grid).sort_values("estimate").drop_duplicates(["method", "budget", "scoring"], keep="last")
+    return best.set_index(["method", "budget", "scoring"])["bits"].to_dict()
 
 
 def flip_bits(codes: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Packed codes ``(n, bytes) uint8``, each bit flipped with probability ``share``; the same for the same seed."""
+    if not share:
+        return codes
     bits = np.unpackbits(codes, axis=1)
     flips = np.random.default_rng(seed).random(bits.shape, dtype=np.float32) < share
     return np.packbits(bits ^ flips, axis=1)

@@ -16,7 +16,7 @@ SHARED = (
     ("lexical", "decoder, rotated", "width"),
     ("wordllama", "PCA", "minilm alone, equalised PCA", "one scale"),
     ("static", "decoder", "bucket numbers"),
-    ("model2vec",),
+    ("model2vec", "decoder, LSH"),
     ("score fusion",),
     ("weighted concat",),
     ("rank fusion", "LSH", "symmetric"),

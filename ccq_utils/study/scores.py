@@ -128,7 +128,7 @@ def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors
 
 
 def fitted_codecs(
-    study: Study, method: str, budget: int, fitting: FittingVectors, decoders=(), seeds: int | None = None
+    study: Study, method: str, budget: int, fitting: FittingVectors, decoders=(), seeds: int | None = None, bits=None
 ) -> list:
     """A codec of ``CODECS`` fitted once per seed where it draws or trains something, else once.
 
@@ -136,10 +136,11 @@ def fitted_codecs(
         budget: bytes per vector at most.
         decoders: trained decoders, one per seed, for the codecs that take one.
         seeds: how many; the profile's number if None.
+        bits: per dim, as ``make_codec`` takes them.
     """
     count = 1 if method in DETERMINISTIC else seeds or study.profile.seeds
     each = decoders[:count] if method.startswith("decoder") else [None] * count
-    keys = [(method, budget, decoder, study.profile.seed + number) for number, decoder in enumerate(each)]
+    keys = [(method, budget, decoder, study.profile.seed + number, bits) for number, decoder in enumerate(each)]
     for key in keys:
         if key not in fitting.codecs:
             codec = make_codec(method, fitting.training.shape[1], *key[1:])
