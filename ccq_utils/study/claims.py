@@ -181,7 +181,8 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
 def _verdict(claim, interval, by_task, p, family):
     """*holds*, *does not hold* (the interval contradicts), *undecided* or *partly*, and a note that says on what.
 
-    The mean counts where Holm's p-value does, a task where it would among all tasks of all ``family`` claims (Bonferroni).
+    The mean counts where Holm's p-value does, or all tasks do; a task where it would among all tasks of all ``family`` claims
+    (Bonferroni).
     """
     if interval is None:
         return "not testable here", claim.untestable or "its run is not in the tables"
@@ -189,6 +190,8 @@ def _verdict(claim, interval, by_task, p, family):
     mean = judged if p < LEVEL else "undecided"
     sure = {task: one for task, one in by_task.items() if expects.p(one) * len(by_task) * family < LEVEL}
     on, off = ([task for task in sure if expects.judge(sure[task]) == word] for word in ("holds", "does not hold"))
+    if by_task and len({"holds": on, "does not hold": off}.get(judged, ())) == len(by_task):
+        mean = judged
     notes = [f"{word} on {', '.join(tasks)}" for word, tasks in (("holds", on), ("does not hold", off)) if tasks]
     if (on and mean != "holds") or (off and mean == "holds"):
         return "partly", "; ".join(notes)
