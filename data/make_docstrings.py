@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ccq_utils.common.files import write_atomically
-from ccq_utils.data.docstrings import MIN_BODY_WORDS, SHIPPED
+from ccq_utils.data.docstrings import DOCSTRINGS, MIN_BODY_WORDS
 
 LIBRARIES = {
     "numpy": ("numpy", "BSD-3-Clause", "numpy/numpy"),
@@ -197,4 +197,4 @@ def _see_also_names(text):
 
 
 if __name__ == "__main__":
-    print(make(SHIPPED, LIBRARIES))
+    print(make(DOCSTRINGS, LIBRARIES))

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
 from ccq_utils.codecs.percentile import make_codec
-from ccq_utils.common.cache import MANIFEST, VERSION, Cache
+from ccq_utils.common.cache import CACHE_VERSION, MANIFEST, Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.models.lexical import LexicalEncoder
 
@@ -159,7 +159,7 @@ def test_large_rows_lie_in_a_file_without_a_name_and_small_ones_in_memory(cache,
 
 
 def test_cached_results_are_those_of_the_version(random_vectors):
-    """What is kept under this ``VERSION``: where a number moves, raise ``VERSION`` and renew the numbers together."""
+    """What is kept under this ``CACHE_VERSION``: where a number moves, raise it and renew the numbers together."""
     training, held_out = random_vectors(256, 24, 1), random_vectors(64, 24, 2)
     torch.manual_seed(0)
     decoder = Decoder(24, 8)
@@ -175,7 +175,7 @@ def test_cached_results_are_those_of_the_version(random_vectors):
     for name in ("LSH", "PCA", "PCA, rotated", "equalised PCA"):
         codec = make_codec(name, 24, 4, None, 7).fit(training, held_out)
         found[f"codes, {name}"] = codec.encode(held_out).astype(float).mean()
-    assert (VERSION, found) == (KNOWN[0], pytest.approx(KNOWN[1], rel=5e-3))
+    assert (CACHE_VERSION, found) == (KNOWN[0], pytest.approx(KNOWN[1], rel=5e-3))
 
 
 KNOWN = (
@@ -190,4 +190,4 @@ KNOWN = (
         "codes, equalised PCA": 127.5,
     },
 )
-"""``VERSION`` and what it computes."""
+"""``CACHE_VERSION`` and what it computes."""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.study.claims import Claim, Expectation, _verdict, load_claims, rule, shown, verdicts
+from ccq_utils.study.claims import Claim, Expectation, _verdict, in_brief, load_claims, rule, verdicts
 from ccq_utils.study.scores import score_table
 from ccq_utils.study.stats import Interval
 from ccq_utils.study.study import STEPS
@@ -176,6 +176,6 @@ def test_verdicts_of_a_range_of_notebooks(tmp_path):
 
 def test_a_shown_table_has_six_columns_and_the_note_beside_the_verdict(results, scores):
     table = verdicts(results({"ours": scores, "theirs": scores})).assign(note="a note").head(1)
-    view = shown(table)
+    view = in_brief(table)
     assert list(view.data.columns) == ["claim", "statement", "setting", "measured", "expected", "verdict"]
     assert view.data["verdict"].item() == "not testable here (a note)" and view.data["measured"].item() == ""

@@ -12,10 +12,10 @@ import pytest
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data import docstrings
-from ccq_utils.data.docstrings import SHIPPED, SHIPPED_SHA256, Entry, library_texts, read_library
+from ccq_utils.data.docstrings import DOCSTRINGS, DOCSTRINGS_SHA256, Entry, library_texts, read_library
 from ccq_utils.data.profile import load_profile
 
-sys.path.append(str(SHIPPED.parent))  # its maker is no part of the package
+sys.path.append(str(DOCSTRINGS.parent))  # its maker is no part of the package
 import make_docstrings  # noqa: E402
 from make_docstrings import installed_entries, rows  # noqa: E402
 
@@ -80,11 +80,11 @@ def function(name, docstring="Text.\n\n    Body.\n    "):
 
 
 def test_shipped_text_is_the_one_whose_hash_the_code_holds():
-    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == SHIPPED_SHA256
+    assert hashlib.sha256(DOCSTRINGS.read_bytes()).hexdigest() == DOCSTRINGS_SHA256
 
 
 def test_shipped_text_covers_the_profiles_and_says_whose_it_is():
-    shipped = docstrings._shipped(SHIPPED)
+    shipped = docstrings._shipped(DOCSTRINGS)
     for name in ("default", "tiny"):
         profile = load_profile(name)
         for spec in [*profile.tasks, profile.training]:
@@ -96,13 +96,13 @@ def test_shipped_text_covers_the_profiles_and_says_whose_it_is():
 
 
 def test_shipped_text_holds_no_memory_address():
-    for library in docstrings._shipped(SHIPPED):
+    for library in docstrings._shipped(DOCSTRINGS):
         for entry in read_library(library):
             assert not re.search(r"\bat 0x[0-9a-f]", entry.summary + entry.body), entry.name
 
 
 def test_making_it_again_gives_the_same_text(tmp_path):
-    shipped = docstrings._shipped(SHIPPED)["networkx"]
+    shipped = docstrings._shipped(DOCSTRINGS)["networkx"]
     if importlib.metadata.version("networkx") != shipped["version"]:
         pytest.skip("another version of networkx is installed")
     made = tmp_path / "docstrings.json.xz"

@@ -120,7 +120,7 @@ def test_no_time_is_typed(path):
 @every
 def test_committed_tables_fit_a_page(path):
     for cell in cells(path, "code"):
-        for output in () if re.search("versions_table|claims.shown", cell.source) else cell.outputs:
+        for output in () if re.search("versions_table|claims.in_brief", cell.source) else cell.outputs:
             rows = re.findall("<tr.*?</tr>", str(output.get("data", {}).get("text/html", "")), re.DOTALL)
             wide = max((len(re.findall("<t[hd][ >]", row)) for row in rows), default=0)
             assert len(rows) <= MOST_ROWS and wide <= MOST_COLUMNS, f"{len(rows)} rows, {wide} columns: {cell.source}"

@@ -1,7 +1,7 @@
 """Content-addressed cache on disk: what was computed once from the same inputs is never computed again.
 
-Every file is checked by sha256 when it is read. A damaged or foreign one is named in a warning, dropped and computed
-again; nothing else is touched. Writes are atomic, so a kill leaves either the old state or the new one.
+Every file is checked by sha256 when it is read; a damaged or foreign one is named in a warning and computed again. Writes
+are atomic, so a kill leaves either the old state or the new one.
 """
 
 import functools
@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_tensors
 
 from ccq_utils.common.files import write_atomically, writing_to
 
-VERSION = 4
+CACHE_VERSION = 4
 """Raise it by hand when a change of the code changes what is computed from the same inputs; a test holds known results."""
 LIBRARIES = "numpy scipy scikit-learn torch tokenizers transformers sentence-transformers model2vec faiss-cpu".split()
 """Libraries that decide numbers: another version of one computes everything anew."""
@@ -41,7 +41,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
+def array_digest(*arrays: np.ndarray) -> str:
     """sha256 (hex) of what arrays hold."""
     found = hashlib.sha256()
     for array in arrays:
@@ -50,15 +50,15 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def remembered(function: Callable, count: int = 8) -> Callable:
-    """Decorator of a function of one array: its last ``count`` results are kept, by what the array holds."""
+def remembered(function: Callable) -> Callable:
+    """Decorator of a function of one array: its last eight results are kept, by what the array holds."""
     held = {}
 
     @functools.wraps(function)
     def call(array):
-        key = fingerprint(array)
+        key = array_digest(array)
         held[key] = held.pop(key) if key in held else function(array)
-        if len(held) > count:
+        if len(held) > 8:
             del held[next(iter(held))]
         return held[key]
 
@@ -67,8 +67,8 @@ def remembered(function: Callable, count: int = 8) -> Callable:
 
 @functools.cache
 def computed_by() -> dict:
-    """What every cache key holds beside its inputs: ``VERSION`` and the versions of ``LIBRARIES``."""
-    return {"version": VERSION, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    """What every cache key holds beside its inputs: ``CACHE_VERSION`` and the versions of ``LIBRARIES``."""
+    return {"version": CACHE_VERSION, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
 class Cache:
@@ -92,7 +92,7 @@ class Cache:
                 made = Path(scratch) / "artifact"
                 made.mkdir()
                 build(made)
-                paths = [path for path in sorted(made.rglob("*")) if path.is_file()]
+                paths = (path for path in sorted(made.rglob("*")) if path.is_file())
                 files = {path.relative_to(made).as_posix(): file_digest(path) for path in paths}
                 (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
                 try:
@@ -115,10 +115,7 @@ class Cache:
             file.write(content)
 
     def shards(self, store: str) -> Iterator:
-        """Yield every intact shard of a store, memory-mapped: its ``get_tensor(name)`` reads one array from disk.
-
-        A damaged one is named, removed and thereby computed again.
-        """
+        """Every intact shard of a store, memory-mapped; a damaged one is named, removed and thereby computed again."""
         for path in sorted((self.folder / "embeddings" / store).glob("*.safetensors")):
             facts = path.stat()
             if _known_digest(path, facts.st_size, facts.st_mtime_ns)[:32] == path.stem:
@@ -142,8 +139,7 @@ class Cache:
 
 
 @functools.cache
-def _known_digest(path, size, changed):
-    """A shard is hashed once per process, and again when its size or time has changed."""
+def _known_digest(path, size, changed):  # a shard is hashed once per process, and again when it has changed
     return file_digest(path)
 
 

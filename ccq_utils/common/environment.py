@@ -14,10 +14,7 @@ SOURCES = ["ccq_utils", "notebooks", "pyproject.toml", "requirements.lock"]
 
 
 def environment() -> dict:
-    """Commit (None outside of git), whether ``SOURCES`` differ from it, Python, machine, threads and direct dependencies.
-
-    A build's label (``+cpu``) is left out of a version.
-    """
+    """Commit (None outside of git), whether ``SOURCES`` differ from it, Python, machine, threads and direct dependencies."""
     commit = _git("rev-parse", "HEAD")
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = sorted(re.match(r"[\w.-]+", line).group() for line in project["dependencies"])
@@ -43,8 +40,7 @@ def processor() -> str:
 
 
 def _git(*arguments):
-    """What git says of the checkout itself, not of a repository around it; None where it is none, or there is no git."""
-    variables = os.environ | {"GIT_CEILING_DIRECTORIES": str(paths.ROOT.parent)}
+    variables = os.environ | {"GIT_CEILING_DIRECTORIES": str(paths.ROOT.parent)}  # no repository around the checkout
     command = ["git", "-C", str(paths.ROOT), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout.strip()

@@ -10,8 +10,6 @@ from typing import IO
 
 from ccq_utils.common.errors import StudyError
 
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
-NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 PARTIAL = ".partial"
 """How the names of files end that are still being written; after a kill such a file may be left behind."""
 
@@ -20,11 +18,8 @@ PARTIAL = ".partial"
 def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
     """Open a hidden file beside ``path`` for writing; at the end of the block it takes the place of ``path``.
 
-    If the block fails, ``path`` stays as it was. Missing folders are made. ``file.name`` is for libraries that want a
-    path; it has no suffix, so name the format where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
-
-    Raises:
-        StudyError: The disk is full, or the folder is not writable.
+    If the block fails, ``path`` stays as it was. Missing folders are made. ``file.name`` has no suffix, so name the format
+    where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
@@ -48,9 +43,9 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem = f"the disk of {folder} is full; free space and run again: what is finished is kept"
-        elif error.errno in NOT_WRITABLE:
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             problem = f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
         else:
             raise

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 EVERY = 60.0
 """Seconds between two lines of a log."""
-_log = SimpleNamespace(depth=0, last=-EVERY)
-"""How many steps are under way, one within the other; when the last line was written."""
+_log = SimpleNamespace(depth=0, last=-EVERY)  # steps under way, one within the other; when the last line was written
 
 
 def progress(items: Iterable, description: str, total: int | None = None) -> Iterator:

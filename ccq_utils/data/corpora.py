@@ -15,13 +15,10 @@ from ccq_utils.data.text_files import read_jsonl
 
 @dataclass(frozen=True)
 class Corpora:
-    """Disjoint text for each use.
+    """Disjoint text for each use: no document gives passages to two of ``training``, ``calibration``, ``validation``.
 
-    Attributes:
-        training, calibration, validation: passages; no document gives passages to two of them.
-        pairs: (short text, long text) of documents outside calibration and validation: a docstring's summary and body, a
-            passage's title and first sentence with the rest.
-        groups: the library (or ``text``) that each calibration passage comes from.
+    ``pairs`` are (short, long) texts of documents outside the last two: a docstring's summary and body, a passage's title
+    and first sentence with the rest. ``groups`` names the library (or ``text``) of each calibration passage.
     """
 
     training: list[str]
@@ -36,12 +33,7 @@ class Corpora:
 
 
 def load_corpora(spec: TextSpec, seed: int) -> Corpora:
-    """Read, cut and split the text that a profile names; documents are taken in an order that ``seed`` draws.
-
-    Raises:
-        StudyError: a missing file or library, a malformed line, a data set that cannot be had, or too little text for the
-            sizes asked for.
-    """
+    """Read, cut and split the text that a profile names; documents are taken in an order that ``seed`` draws."""
     wanted = {"validation": spec.validation, "calibration": spec.calibration, "training": spec.passages}
     found = {name: [] for name in wanted}
     pairs, groups = [], []
@@ -73,7 +65,11 @@ def _in_seeded_order(spec, seed):
     if kind == "hub":
         yield from (_title_and_rest(title, text) for title, text in hub.stream(spec, seed))
         return
-    documents = list((_from_docstrings(spec) if kind == "docstrings" else _from_jsonl(Path(place))).values())
+    if kind == "docstrings":
+        documents = _from_docstrings(spec)
+    else:
+        rows = read_jsonl(Path(place), "training text")
+        documents = [_title_and_rest(row.get("title") or "", str(row["text"] or "")) for row in rows]
     for index in np.random.default_rng(seed).permutation(len(documents)):
         yield documents[index]
 
@@ -84,12 +80,7 @@ def _from_docstrings(spec):
         for entry in read_library(library):
             if len(entry.body.split()) >= spec.min_words:
                 found.setdefault(entry.body, (library, entry.summary, entry.body))
-    return found
-
-
-def _from_jsonl(path):
-    rows = read_jsonl(path, "training text")
-    return {number: _title_and_rest(row.get("title") or "", str(row["text"] or "")) for number, row in enumerate(rows)}
+    return list(found.values())
 
 
 def _title_and_rest(title, text):

@@ -1,8 +1,7 @@
 """Real text that comes with the study: docstrings of well-documented libraries, each split into summary, body and *See Also*.
 
-The tasks (``tasks.py``) and the training text (``corpora.py``) of the default profile are made of them. Read from what
-is installed, they would differ between machines: some libraries document only what their build and the packages beside
-it bring. So they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here.
+Read from what is installed, they would differ between machines: some libraries document only what their build brings. So
+they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here.
 """
 
 import hashlib
@@ -14,8 +13,8 @@ from functools import cache
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 
-SHIPPED = paths.ROOT / "data" / "docstrings.json.xz"
-SHIPPED_SHA256 = "3e31e0aa990540a81b3425f8b675adc1e1ff122b5888b80e192bc537b603ce39"
+DOCSTRINGS = paths.ROOT / "data" / "docstrings.json.xz"
+DOCSTRINGS_SHA256 = "3e31e0aa990540a81b3425f8b675adc1e1ff122b5888b80e192bc537b603ce39"
 
 MIN_BODY_WORDS = 20
 """An entry with a shorter body is neither a document of a task nor what a *See Also* may mean."""
@@ -23,14 +22,9 @@ MIN_BODY_WORDS = 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One documented public object.
+    """One documented public object by its shortest public dotted path; ``summary`` is its docstring's first paragraph.
 
-    Attributes:
-        library: The top-level package.
-        name: Shortest public dotted path, for example ``numpy.linalg.norm``.
-        summary: The docstring's first paragraph in one line.
-        body: The rest, without the entry's own name and without the sections that name its relatives or show its use.
-        see_also: Names of the entries that the authors list under *See Also*.
+    ``body`` is the rest, without the entry's own name and the sections that name its relatives or show its use.
     """
 
     library: str
@@ -43,7 +37,7 @@ class Entry:
 @cache
 def read_library(library: str) -> tuple[Entry, ...]:
     """All documented public objects of a shipped library, sorted by name; raises ``StudyError`` for another one."""
-    shipped = _shipped(SHIPPED)
+    shipped = _shipped(DOCSTRINGS)
     if library not in shipped:
         raise StudyError(f"no docstrings of library {library!r} are shipped; accepted: {', '.join(shipped)}")
     return tuple(Entry(library, *texts, tuple(see_also)) for *texts, see_also in shipped[library]["entries"])
@@ -61,7 +55,7 @@ def library_texts(library: str) -> dict[str, str]:
 def _shipped(path):
     """Library -> ``version``, ``licence``, ``licence_text``, ``source`` and ``entries`` of the shipped file."""
     content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != SHIPPED_SHA256:
+    if hashlib.sha256(content).hexdigest() != DOCSTRINGS_SHA256:
         state = "damaged" if content else "missing"
         raise StudyError(f"the text of the study, {path}, is {state}; get it again: git checkout -- data/{path.name}")
     return json.loads(lzma.decompress(content))

@@ -1,8 +1,7 @@
 """What comes from the Hugging Face hub as data: retrieval sets by mteb's name, passages by streaming.
 
-Everything is pinned to a commit. huggingface_hub and datasets keep whole files that they fetched, take up a download whose
-connection breaks, and work offline from their cache (``HF_HUB_OFFLINE=1``); no code of a repository is run. Whatever goes
-wrong is one ``StudyError`` that names the id and the way out (``reaching``).
+Everything is pinned to a commit, taken from the hub's own cache where it is there, and no code of a repository is run.
+Whatever goes wrong is one ``StudyError`` that names the id and the way out (``reaching``).
 """
 
 from collections.abc import Iterator
@@ -17,17 +16,9 @@ SHUFFLED = 1000
 
 
 def retrieval_task(name: str, tuning: bool):
-    """An mteb retrieval task with its data, loaded by mteb itself.
+    """An mteb retrieval task with its data, the name of its test split, and that of the split to tune on or None.
 
-    Args:
-        name: as mteb calls it.
-        tuning: load the first of the splits ``dev``, ``validation``, ``train`` as well, where there is one.
-
-    Returns:
-        The task, the name of its test split, and the name of the split to tune on or None.
-
-    Raises:
-        StudyError: mteb knows no such task, it is no monolingual retrieval task of texts, or its data cannot be had.
+    With ``tuning`` the first of ``TUNING_SPLITS`` that there is is loaded as well.
     """
     import mteb
     from datasets import get_dataset_split_names
@@ -51,11 +42,7 @@ def retrieval_task(name: str, tuning: bool):
 
 
 def stream(spec: TextSpec, seed: int) -> Iterator[tuple[str, str]]:
-    """(title, text) of a data set's rows in a seeded order; files are read in blocks, and no further than is taken.
-
-    Raises:
-        StudyError: no such data set, configuration, split, revision or column, or no network.
-    """
+    """(title, text) of a data set's rows in a seeded order; files are read in blocks, and no further than is taken."""
     from datasets import load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
     from pyarrow.dataset import ParquetFragmentScanOptions
@@ -86,7 +73,9 @@ def reaching(what: str, revision: str):
     except StudyError:
         raise
     except Exception as error:
-        chain = list(_causes(error))
+        chain = [error]
+        while cause := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(cause)
         words = " ".join(map(str, chain))
 
         def caused(*kinds):
@@ -110,12 +99,6 @@ def reaching(what: str, revision: str):
         else:
             raise
         raise StudyError(f"{what} {way}") from error
-
-
-def _causes(error):
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def in_one_line(error: Exception) -> str:

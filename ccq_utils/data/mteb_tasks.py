@@ -8,10 +8,7 @@ from ccq_utils.data.tasks import Task
 
 
 def as_mteb(task: Task) -> AbsTaskRetrieval:
-    """An ``AbsTaskRetrieval`` with ``test`` and ``validation`` splits (the latter only where the task has one).
-
-    No network: ``load_data`` reads the task itself. Document ids, tie-breaking and self-exclusion are mteb's.
-    """
+    """An mteb task of the splits that there are; its ``load_data`` reads the task itself, without a network."""
     splits = [split for split in ("test", "validation") if task.query_ids(split)]
 
     class LocalRetrieval(AbsTaskRetrieval):

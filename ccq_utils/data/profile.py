@@ -29,15 +29,16 @@ def _source(*accepted):
     return Annotated[str, AfterValidator(check)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is read from YAML: no unknown key, nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class HubModel(_Strict):
+class HubModel(Strict):
     """A base model from the Hugging Face hub, written in ``models`` or ``larger`` as ``{name: ..., hub: ID, ...}``.
 
-    What is left out comes from mteb's record of the model (revision, prompts, licence), then from the model's own
-    sentence-transformers files (prompts, ``pooling``, ``max_length`` in tokens). ``revision`` is a whole commit.
+    What is left out comes from mteb's record of the model, then from its own sentence-transformers files.
     """
 
     hub: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
@@ -49,13 +50,12 @@ class HubModel(_Strict):
     licence: str | None = None
 
 
-class TaskSpec(_Strict):
+class TaskSpec(Strict):
     """One retrieval task: docstrings of ``libraries``, a BEIR folder, or mteb's data from the hub at the revision it pins.
 
-    ``exclude_self`` drops the document that carries the query's own id, as mteb does for ArguAna; ``allow_missing``
-    accepts judgements of documents that do not exist (ArguAna as published has five; they count as never found, as in
-    mteb). mteb's own tasks decide both. ``max_queries`` and ``max_documents`` keep seeded samples: of a BEIR folder judged
-    documents always stay; of docstrings entries are drawn first, so that tasks over the same libraries share one corpus.
+    ``exclude_self`` and ``allow_missing`` are as of ``Task``; mteb's own tasks decide both. ``max_queries`` and
+    ``max_documents`` keep seeded samples: of a BEIR folder judged documents always stay; of docstrings entries are drawn
+    first, so that tasks over the same libraries share one corpus.
     """
 
     name: str
@@ -68,12 +68,11 @@ class TaskSpec(_Strict):
     allow_missing: bool = False
 
 
-class TextSpec(_Strict):
+class TextSpec(Strict):
     """Text without judgements: docstrings of ``libraries``, a file with a ``text`` per line, or a data set of the hub.
 
-    ``passages`` are for training; ``calibration`` and ``validation`` passages are set apart from them, by document. They
-    have ``min_words`` to ``max_words`` words. ``pairs`` (short, long) train the static model. The last five keys are of a
-    data set: its ``split`` and ``config`` at a ``revision`` is streamed no further than needed.
+    ``passages`` of ``min_words`` to ``max_words`` words are for training, ``pairs`` (short, long) for the static model. The
+    last five keys are of a data set: its ``split`` and ``config`` at a ``revision`` is streamed no further than needed.
     """
 
     source: _source("docstrings", "jsonl:PATH", "hub:DATASET") = "docstrings"
@@ -97,7 +96,7 @@ class TextSpec(_Strict):
         return self
 
 
-class LexicalSpec(_Strict):
+class LexicalSpec(Strict):
     """The lexical encoder: ``ngrams`` of characters, hashed to ``features``; each touches ``nonzeros`` of ``dims``."""
 
     ngrams: tuple[int, int] = (3, 5)
@@ -106,7 +105,7 @@ class LexicalSpec(_Strict):
     nonzeros: int = Field(8, ge=1)
 
 
-class StaticSpec(_Strict):
+class StaticSpec(Strict):
     """The static encoder trained here on (summary, body) pairs of the training text."""
 
     dims: int = Field(256, ge=8)
@@ -115,7 +114,7 @@ class StaticSpec(_Strict):
     learning_rate: float = Field(0.05, gt=0)
 
 
-class DecoderSpec(_Strict):
+class DecoderSpec(Strict):
     """Decoder training: at most ``dims`` outputs, truncation depths ``stops``, early stop after ``patience`` evaluations."""
 
     dims: int = Field(1024, ge=1)
@@ -135,21 +134,18 @@ class DecoderSpec(_Strict):
         return self
 
 
-class OpenQuestionsSpec(_Strict):
+class OpenQuestionsSpec(Strict):
     """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is looked at after ``finetune_epochs``."""
 
     pairs: int = Field(1000, ge=32)
     finetune_epochs: list[int] = [1, 3, 8]
 
 
-class Profile(_Strict):
-    """A whole run. ``large_model`` is the single baseline that joined small models are held against; what is trained
-    for a comparison is trained with ``seeds`` seeds.
+class Profile(Strict):
+    """A whole run. ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined.
 
-    ``models`` are candidates for joining; those in ``larger`` are scored and compared, never joined. An entry is the name
-    of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up in ``hub_models``.
-
-    ``precision`` is what transformers compute in; ``auto`` is bfloat16 where the processor multiplies it, else float32.
+    An entry of either is the name of a shipped model or a mapping with ``name`` and the keys of ``HubModel``, which ends up
+    in ``hub_models``. ``large_model`` is the single baseline that joined small models are held against.
     """
 
     name: str
@@ -175,7 +171,6 @@ class Profile(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _names_of_models(cls, content):
-        """Mappings in ``models`` and ``larger`` go to ``hub_models``, so that both are lists of names."""
         content, found = dict(content), dict(content.get("hub_models", {}))
         for key in ("models", "larger"):
             entries = content.get(key)
@@ -213,12 +208,7 @@ class Profile(_Strict):
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path.
-
-    Raises:
-        StudyError: No such profile, not YAML, an unknown key, a wrong type or an unknown name in it; one line that names
-            key, file and accepted values.
-    """
+    """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path; a mistake is one line that names file and key."""
     path = profile_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -230,7 +220,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 
 def profile_path(name_or_path: str | Path) -> Path:
-    """The YAML file of a profile name or path; raises ``StudyError`` with the known names when there is none."""
+    """The YAML file of a profile name or path."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = PROFILES / f"{name_or_path}.yaml"

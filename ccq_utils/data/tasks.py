@@ -24,8 +24,7 @@ from ccq_utils.data.profile import TaskSpec
 from ccq_utils.data.text_files import read_lines, read_texts
 
 MAX_BODY_WORDS = 100
-"""Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens, and encoding
-with it is most of the study's time."""
+"""Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens."""
 MIN_SUMMARY_WORDS = 3
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word 3-grams from which two bodies count as one document; at 0.8 the shared setters of
@@ -34,17 +33,12 @@ scikit-learn's estimators and the operator families of pandas fall together, dif
 
 @dataclass(frozen=True)
 class Task:
-    """One retrieval task; it checks itself.
+    """One retrieval task: texts by id, and grades by query and document id; it checks itself.
 
     Attributes:
-        documents, queries: id -> text.
-        qrels: query id -> {document id: grade}; only queries that have a positive grade.
         validation: the query ids set apart for choices; every other query is for reporting.
         exclude_self: drop the document that has the query's own id from that query's ranking.
         allow_missing: judgements may name documents that do not exist; they count as never found.
-
-    Raises:
-        StudyError: an empty corpus or text, or a judgement of what does not exist.
     """
 
     name: str
@@ -60,8 +54,8 @@ class Task:
     def __post_init__(self):
         for problem in _problems(self):
             raise StudyError(f"task {self.name!r}: {problem}")
-        if (reporting := len(self.query_ids("test"))) < 10:
-            few = f"task {self.name!r} has only {reporting} test queries; no interval over so few can be trusted"
+        if (count := len(self.query_ids("test"))) < 10:
+            few = f"task {self.name!r} has only {count} test queries; no interval over so few can be trusted"
             warnings.warn(few, stacklevel=3)
 
     def query_ids(self, split: str) -> list[str]:
@@ -71,9 +65,8 @@ class Task:
 
     def manifest(self) -> dict:
         """Counts and a sha256 over all text and judgements, by which another version of the text is noticed."""
-        content = [sorted(self.documents.items()), sorted(self.queries.items())]
-        content += [sorted((query, sorted(grades.items())) for query, grades in self.qrels.items())]
-        content += [sorted(self.validation)]
+        judged = sorted((query, sorted(grades.items())) for query, grades in self.qrels.items())
+        content = [sorted(self.documents.items()), sorted(self.queries.items()), judged, sorted(self.validation)]
         return {
             "task": self.name,
             "documents": len(self.documents),
@@ -100,12 +93,7 @@ def _problems(task):
 
 
 def load_task(spec: TaskSpec, seed: int) -> Task:
-    """Build the task that a profile names; ``seed`` draws documents, queries and validation queries.
-
-    Raises:
-        StudyError: A library is not shipped, a BEIR file is missing or malformed, a judgement names no document, mteb's data
-            cannot be had.
-    """
+    """Build the task that a profile names; ``seed`` draws documents, queries and validation queries."""
     kind, _, rest = spec.source.partition(":")
     return {"beir": _beir_task, "mteb": _mteb_task, "docstrings": _docstring_task}[kind](spec, rest, seed)
 
@@ -136,15 +124,12 @@ def _docstring_task(spec, kind, seed):
 def _documented(libraries):
     """Entries with enough text, cut; entry name -> name of the entry that speaks for it; counts.
 
-    Of near-duplicates the one with the shortest public path speaks. The others give neither document nor query, and
-    cross-references to them point to the one that stays, so that no judgement calls one of two equal texts right and the
-    other wrong.
+    Of near-duplicates the one with the shortest public path speaks; cross-references to the others, which give neither
+    document nor query, point to it, so that no judgement calls one of two equal texts right and the other wrong.
     """
     read = [entry for library in libraries for entry in read_library(library)]
-    cut = ((entry, entry.body.split()) for entry in read)
-    entries = [
-        replace(entry, body=" ".join(body[:MAX_BODY_WORDS])) for entry, body in cut if len(body) >= MIN_BODY_WORDS
-    ]
+    long = [entry for entry in read if len(entry.body.split()) >= MIN_BODY_WORDS]
+    entries = [replace(entry, body=" ".join(entry.body.split()[:MAX_BODY_WORDS])) for entry in long]
     if not entries:
         raise StudyError("a task of docstrings needs libraries whose docstrings have bodies")
     shingles = HashingVectorizer(
@@ -173,11 +158,7 @@ def _beir_task(spec, place, seed):
 
 
 def _mteb_task(spec, name, seed):
-    """A task of mteb by mteb's rules: own document excluded where it does so, judgements of missing documents kept.
-
-    Documents without text (FiQA has some) are dropped, for no model gives them a meaning; one that is judged relevant
-    counts as never found.
-    """
+    """A task of mteb by mteb's rules, without documents that have no text (FiQA has some): they count as never found."""
     task, test, extra = hub.retrieval_task(name, bool(spec.validation_queries))
     splits = {split: task.dataset["default"][split] for split in (test, extra) if split}
     corpus = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
@@ -201,22 +182,18 @@ def _sampled(spec, documents, queries, qrels, seed, notes, tuning=None, licence=
         qrels = {query: qrels[query] for query in _sample(sorted(qrels), spec.max_queries, seed)}
     if spec.max_documents and spec.max_documents < len(documents):
         judged = {name for grades in qrels.values() for name in grades}
-        if spec.exclude_self:
-            judged |= set(qrels) & set(documents)
+        judged |= set(qrels) & set(documents) if spec.exclude_self else set()
         room = max(0, spec.max_documents - len(judged))
         judged |= set(_sample(sorted(set(documents) - judged), room, seed))
         documents = {name: text for name, text in documents.items() if name in judged}
     if tuning is None:
         validation = frozenset(_sample(sorted(qrels), min(spec.validation_queries, len(qrels) // 2), seed + 1))
     queries = {query: text for query, text in queries.items() if query in qrels}
-    return Task(
-        spec.name, documents, queries, qrels, validation, spec.exclude_self, spec.allow_missing, licence, dict(notes)
-    )
+    rules = {"exclude_self": spec.exclude_self, "allow_missing": spec.allow_missing, "licence": licence}
+    return Task(spec.name, documents, queries, qrels, validation, **rules, notes=dict(notes))
 
 
 def _sample(items, count, seed):
-    if count >= len(items):
-        return items
     order = np.random.default_rng(seed).permutation(len(items))[:count]
     return [items[index] for index in sorted(order)]
 

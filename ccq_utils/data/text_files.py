@@ -11,11 +11,7 @@ from ccq_utils.common.errors import StudyError
 
 
 def read_lines(path: Path, owner: str) -> Iterator[tuple[int, str]]:
-    """Line numbers, from 1, and lines that are not blank; ``.gz`` is unpacked; ``owner`` begins what errors say.
-
-    Raises:
-        StudyError: The file is missing, is not UTF-8 text, or is no whole gzip file.
-    """
+    """Line numbers, from 1, and lines that are not blank; ``.gz`` is unpacked; ``owner`` begins what errors say."""
     if not path.is_file():
         raise StudyError(f"{owner}: {path} is missing")
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -29,7 +25,7 @@ def read_lines(path: Path, owner: str) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: Path, owner: str) -> Iterator[dict]:
-    """One object with a ``text`` per line; raises ``StudyError`` as ``read_lines`` does and for a malformed line."""
+    """One object with a ``text`` per line."""
     for number, line in read_lines(path, owner):
         row = None
         with suppress(json.JSONDecodeError):
@@ -42,16 +38,10 @@ def read_jsonl(path: Path, owner: str) -> Iterator[dict]:
 def stream_texts(place: Path, owner: str = "texts") -> Iterator[tuple[str, str]]:
     """Ids and texts, one after the other: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before it.
 
-    Args:
-        place: A ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them, read in the order of their paths.
-        owner: As in ``read_lines``.
-
-    Raises:
-        StudyError: A missing file, a malformed line, a text without an id or without a word.
+    ``place`` is a ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them, read in the order of their paths.
     """
-    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-        if place.is_dir() and not path.name.endswith((".jsonl", ".jsonl.gz")):
-            continue
+    folder = (path for path in sorted(place.rglob("*")) if path.name.endswith((".jsonl", ".jsonl.gz")))
+    for path in folder if place.is_dir() else [place]:
         for count, row in enumerate(read_jsonl(path, owner), 1):
             name, parts = str(row.get("_id", row.get("id", ""))), [row.get("title") or "", row["text"]]
             if not name or not all(isinstance(part, str) for part in parts) or not " ".join(parts).strip():
@@ -63,7 +53,7 @@ def stream_texts(place: Path, owner: str = "texts") -> Iterator[tuple[str, str]]
 
 
 def read_texts(path: Path, owner: str = "texts") -> dict[str, str]:
-    """Texts by id, all at once; raises ``StudyError`` as ``stream_texts`` does, for an id that stands twice and no text."""
+    """Texts by id, all at once, as ``stream_texts`` reads them; an id that stands twice and no text are errors."""
     found = {}
     for name, text in stream_texts(path, owner):
         if name in found:
@@ -75,7 +65,7 @@ def read_texts(path: Path, owner: str = "texts") -> dict[str, str]:
 
 
 def read_folder(folder: Path, suffixes: tuple[str, ...] = (".txt", ".md", ".rst")) -> dict[str, str]:
-    """UTF-8 text files below a folder by their path in it, without empty ones; raises ``StudyError`` if there is none."""
+    """UTF-8 text files below a folder by their path in it, without empty ones; none at all is an error."""
     folder, found = Path(folder).expanduser(), {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes):
         try:

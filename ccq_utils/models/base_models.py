@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ccq_utils.common.cache import Cache, digest, file_digest
 from ccq_utils.common.errors import StudyError
@@ -25,8 +24,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 """model.safetensors of sentence-transformers/all-MiniLM-L6-v2 at hub revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41."""
 WORDLLAMA_SHA256 = "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5"
 """l2_supercat_256.safetensors of wordllama 0.4.0.post1."""
-DISTILLED_DIMS = 256
-"""Dimensions that model2vec keeps of MiniLM's 384, its default."""
+DISTILLED_DIMS = 256  # of MiniLM's 384, model2vec's default
 FINETUNING_RATE = 0.01
 """Learning rate of ``finetuned``: a fifth of what a static model of random token vectors starts with."""
 
@@ -36,11 +34,8 @@ class BaseModel:
     """A frozen text encoder that is loaded when first used.
 
     Attributes:
-        name: As in the profile.
         fingerprint: Changes whenever the model does; part of the key of its vectors.
         folder: Gives the folder of its files, and makes or fetches them where they are missing.
-        licence, source: Of its weights.
-        prompts: What is put before a ``query`` and before a ``document``.
         modules: Loads the modules from the folder where sentence-transformers would ask to trust this package's code.
         weights: Patterns of the files in the folder that hold weights and tokenizer.
         device: Where it runs; None for a GPU where there is one.
@@ -76,7 +71,7 @@ class BaseModel:
 
     @property
     def card(self) -> dict[str, object]:
-        """One row of ``cards_table``; ``bytes_on_disk`` counts weights and tokenizer."""
+        """What it is; ``bytes_on_disk`` counts weights and tokenizer."""
         files = {path for pattern in self.weights for path in self.folder().glob(pattern)}
         return {
             "name": self.name,
@@ -88,11 +83,6 @@ class BaseModel:
             "licence": self.licence,
             "source": self.source,
         }
-
-
-def cards_table(models: dict[str, BaseModel]) -> pd.DataFrame:
-    """What the models are, one row each."""
-    return pd.DataFrame([model.card for model in models.values()])
 
 
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
@@ -146,11 +136,9 @@ def _lexical(profile, corpora, cache):
         texts = corpora().training + [short for short, _ in corpora().pairs]
         LexicalEncoder(**spec).fit(texts, profile.seed).save(folder)
 
-    def modules(folder):
-        return [LexicalEncoder.load(str(folder))]
-
     key = {"spec": spec, "seed": profile.seed, "text": corpora().fingerprint()}
-    return _trained("lexical", key, build, cache, "hashed character n-grams, fitted here", modules)
+    source = "hashed character n-grams, fitted here"
+    return _trained("lexical", key, build, cache, source, lambda folder: [LexicalEncoder.load(str(folder))])
 
 
 def _static(profile, corpora, cache):
@@ -208,9 +196,6 @@ def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache,
     """A static member trained further on the training text's pairs; ``base`` stays as it is.
 
     ``epochs`` are ascending counts at which it is kept; training goes from each to the next, and the last is returned.
-
-    Raises:
-        StudyError: The member is not a StaticEmbedding.
     """
     before = base if len(epochs) == 1 else finetuned(base, profile, corpora, cache, epochs[:-1])
     more, batch_size, seed = epochs[-1] - sum(epochs[-2:-1]), profile.static.batch_size, profile.seed
@@ -218,9 +203,8 @@ def finetuned(base: BaseModel, profile: Profile, corpora: Corpora, cache: Cache,
     def build(folder):
         model = copy.deepcopy(before.model)
         if not hasattr(model[0], "embedding"):
-            raise StudyError(
-                f"{base.name!r} is not a static model; only wordllama, static and model2vec are fine-tuned"
-            )
+            known = "only wordllama, static and model2vec are fine-tuned"
+            raise StudyError(f"{base.name!r} is not a static model; {known}")
         static.train_static(model, corpora.pairs, more, batch_size, FINETUNING_RATE, seed)
         model.save(str(folder), create_model_card=False)
 

@@ -1,12 +1,11 @@
 """Encoding with a cache that knows single texts: each text is encoded once per model, whatever list it stands in.
 
 Missing texts are sorted by length, encoded in shards, and every shard is on disk before the next is begun, so a killed
-run resumes where it stopped. Shards are mapped and read one at a time into the one array that is returned, which lies
-in a file where it is large: memory holds a shard, whatever the size of the corpus.
+run resumes where it stopped. Shards are read one at a time: memory holds a shard, whatever the size of the corpus.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import defaultdict, deque
 
 import numpy as np
 
@@ -22,14 +21,8 @@ SHARD = 512  # texts: about 20 s of MiniLM on two cores
 def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document") -> np.ndarray:
     """Vectors ``(len(texts), dims) float32`` of a base model, as the model gives them (not all models normalise).
 
-    Args:
-        model: What encodes the texts that the cache does not hold.
-        texts: At least one; a text that stands twice is encoded once.
-        cache: Keeps vectors by model, precision, versions of libraries and text.
-        kind: ``query`` or ``document``, which chooses the model's prompt.
-
-    Raises:
-        StudyError: An empty text, or a model that returns NaN or a zero vector.
+    The cache keeps them by model, precision, versions of libraries and text; ``kind``, ``query`` or ``document``, chooses the
+    model's prompt. An empty text, and a model that returns NaN or a zero vector, are errors.
     """
     for index, text in enumerate(texts or [None]):
         if not isinstance(text, str) or not text.strip():
@@ -66,22 +59,20 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
                 keys += [chunk[row] for row in rows]
                 parts.append(vectors)
                 yield from rows
-            shard = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": np.concatenate(parts)}
-            cache.add_shard(store, shard)
-            put(keys, shard["vectors"])
+            vectors = np.concatenate(parts)
+            cache.add_shard(
+                store, {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": vectors}
+            )
+            put(keys, vectors)
 
     what = "queries" if kind == "query" else "texts"
-    for _ in progress(encode_missing(), f"{model.name}: new {what} encoded", len(order)) if order else ():
-        pass
+    if order:
+        deque(progress(encode_missing(), f"{model.name}: new {what} encoded", len(order)), maxlen=0)
     return found
 
 
 def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:
-    """L2-normalise rows, into ``out`` where it is given (``vectors`` itself will do); ``name`` stands in errors.
-
-    Raises:
-        StudyError: A row holds NaN or infinity, or is the zero vector, and so has no direction.
-    """
+    """L2-normalise rows, into ``out`` where it is given; a row without a direction is an error that begins with ``name``."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):

@@ -20,7 +20,7 @@ TEXTS = 256
 
 
 def precision_here(precision: str) -> str:
-    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine; ``StudyError`` if it is none of them."""
+    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine."""
     if precision not in PRECISIONS:
         raise StudyError(f"unknown precision {precision!r}; accepted: {', '.join(PRECISIONS)}")
     if precision != "auto":
@@ -58,16 +58,10 @@ def transformers_of(model) -> list:
 
 
 def encode(model, texts: list[str], task: str | None = None, prompt: str | None = None) -> np.ndarray:
-    """Encode texts, those of about the same length together, so that little is padding.
+    """Encode texts, those of about the same length together, so that little is padding: ``(len(texts), dims) float32``.
 
-    Args:
-        model: A SentenceTransformer, as ``with_precision`` gives it.
-        texts: At least one.
-        task: ``query`` or ``document`` for the model's ``encode_query`` or ``encode_document``; None for ``encode``.
-        prompt: What is put before each text, in the place of the model's own prompt.
-
-    Returns:
-        Vectors ``(len(texts), dims) float32`` in the order of the texts; to 1e-5 those of the model's own ``encode``.
+    To 1e-5 those of the model's own ``encode``, or ``encode_query`` or ``encode_document`` for a ``task`` of that name;
+    ``prompt`` takes the place of the model's own.
     """
     rows, vectors = map(np.concatenate, zip(*encode_batches(model, texts, task, prompt), strict=True))
     return vectors[np.argsort(rows)]
@@ -76,12 +70,11 @@ def encode(model, texts: list[str], task: str | None = None, prompt: str | None 
 def encode_batches(model, texts, task=None, prompt=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """As ``encode``, batch by batch: places of texts, and their vectors."""
     call = {"query": model.encode_query, "document": model.encode_document}.get(task, model.encode)
+    lengths, budget = [1] * len(texts), TEXTS
     if transformers := transformers_of(model):
         limit = transformers[0].max_seq_length
         tokens = transformers[0].tokenizer(list(texts), truncation=limit is not None, max_length=limit)["input_ids"]
         lengths, budget = [len(each) for each in tokens], TOKENS if model.device.type == "cpu" else TOKENS_ON_GPU
-    else:
-        lengths, budget = [1] * len(texts), TEXTS
     for rows in token_batches(lengths, budget):
         vectors = call([texts[row] for row in rows], prompt=prompt, batch_size=len(rows), show_progress_bar=False)
         yield rows, np.asarray(vectors, dtype=np.float32)

@@ -1,8 +1,4 @@
-"""Base models from the Hugging Face hub: what a profile leaves open, their files, and their modules.
-
-Everything is pinned to a commit; no code of a repository is run and no pickle is read. Whatever goes wrong is one
-``StudyError`` that names the model and the way out.
-"""
+"""Base models from the hub: what a profile leaves open, their files, their modules; no code is run, no pickle is read."""
 
 import json
 from collections.abc import Callable
@@ -12,17 +8,11 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data.hub import in_one_line, reaching
 from ccq_utils.data.profile import HubModel
 
-FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-OTHER_BACKENDS = ["onnx/*", "openvino/*"]
+FILES = {"allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"], "ignore_patterns": ["onnx/*", "openvino/*"]}
 
 
 def pin(spec: HubModel) -> HubModel:
-    """Fill what a profile leaves out from mteb's record of the model; no network. A prompt that is still None is left to the
-    model's own files.
-
-    Raises:
-        StudyError: Neither the profile nor mteb names a revision.
-    """
+    """Fill what a profile leaves out from mteb's record of the model; a prompt that is still None is left to its files."""
     import mteb
 
     try:
@@ -43,20 +33,14 @@ def pin(spec: HubModel) -> HubModel:
 
 
 def snapshot(name: str, revision: str) -> Path:
-    """The folder of a model's configuration, tokenizer and safetensors weights; downloaded where they are not cached.
-
-    Raises:
-        StudyError: No such model or revision, no network and not in the cache, or no safetensors among its files.
-    """
+    """The folder of a model's configuration, tokenizer and safetensors weights; downloaded where they are not cached."""
     from huggingface_hub import snapshot_download
 
     with reaching(f"model {name!r}", revision):
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES, ignore_patterns=OTHER_BACKENDS))
+        folder = Path(snapshot_download(name, revision=revision, **FILES))
     if not any(folder.rglob("*.safetensors")):
-        raise StudyError(
-            f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here;"
-            " name a revision that has them"
-        )
+        problem = f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here"
+        raise StudyError(f"{problem}; name a revision that has them")
     return folder
 
 
@@ -72,12 +56,7 @@ def prompts(pinned: HubModel, folder: Callable[[], Path]) -> dict[str, str]:
 
 
 def modules(folder: Path, spec: HubModel) -> list:
-    """The model's sentence-transformers modules, float32; pooling and maximum length as the profile names them, if it does.
-
-    Raises:
-        StudyError: No pooling is named, neither by the model's files nor by the profile; its modules are foreign code; or a
-            file is damaged.
-    """
+    """The model's sentence-transformers modules, float32; pooling and maximum length as the profile says, if it does."""
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer

@@ -1,10 +1,8 @@
 """A lexical encoder as a sentence-transformers module: hashed character n-grams, TF-IDF, sparse random projection.
 
-All scikit-learn; nothing is learned but the inverse document frequencies. It sees spelling where neural members see
-meaning, which makes it complementary to them, at no cost worth naming.
+It sees spelling where neural members see meaning; nothing is learned but the inverse document frequencies.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +18,8 @@ class LexicalEncoder(InputModule):
     """Text -> hashed character n-grams -> TF-IDF -> random projection -> ``(n, dims) float32``, L2-normalised.
 
     The same bytes for the same texts on every machine: logarithms and lengths are taken in float64, whose last bits, in
-    which processors differ, do not survive the rounding.
-
-    Args:
-        ngrams: Shortest and longest character n-gram, inside word boundaries.
-        features: Number of hash buckets.
-        dims: Dimensions after projection.
-        nonzeros: Dims that each bucket touches; scikit-learn's default density maps a fifth of 2**16 buckets to nothing.
-        idf: ``(features,) float32`` inverse document frequencies; ``fit`` computes them.
-        projection: ``(features, dims)`` sparse matrix; ``fit`` draws it.
+    which processors differ, do not survive the rounding. Settings are those of ``LexicalSpec``; scikit-learn's own density
+    would map a fifth of 2**16 buckets to nothing. ``fit`` computes ``idf``, ``(features,)``, and the sparse ``projection``.
     """
 
     config_keys = ["ngrams", "features", "dims", "nonzeros"]
@@ -77,7 +68,7 @@ class LexicalEncoder(InputModule):
             "indptr": self.projection.indptr.astype(np.int32),
         }
         save_file(tensors, Path(output_path) / "lexical.safetensors")
-        (Path(output_path) / self.config_file_name).write_text(json.dumps(self.get_config_dict(), indent=1))
+        self.save_config(output_path)
 
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):

@@ -32,19 +32,11 @@ def new_static(tokenizer_file: Path, dims: int, seed: int):
 def train_static(
     model, pairs: list[tuple[str, str]], epochs: int, batch_size: int, learning_rate: float, seed: int
 ) -> None:
-    """Train token vectors in place so that a short text finds its long one among those of the batch.
+    """Train a static model's token vectors in place so that a short text finds its long one among those of the batch.
 
     The loss is that of sentence-transformers' MultipleNegativesRankingLoss, the optimizer AdamW. Numbers are float64, so that
     threads and instruction sets, which round otherwise, do not lead to another model; and only the vectors of tokens that
-    occur are held, which changes nothing else, as others have no gradient.
-
-    Args:
-        model: A SentenceTransformer of one StaticEmbedding.
-        pairs: Short and long texts.
-        epochs: How often each pair is seen.
-        batch_size: Pairs per step.
-        learning_rate: The highest one.
-        seed: Of the order of the pairs.
+    occur are held, as others have no gradient.
     """
     import torch
     from torch.nn.functional import cross_entropy, normalize

@@ -10,20 +10,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError, model_validator
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
+from ccq_utils.data.profile import Strict
 from ccq_utils.study.stats import FORMULAS, LEVEL, MACRO, Interval, compare, holm, over_seeds, rank_correlation
 
 RESAMPLES = 2000
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Expectation(_Strict):
+class Expectation(Strict):
     """Where the whole interval must lie for *holds*: ``above`` or ``below`` a number, or ``within`` two."""
 
     above: float | None = None
@@ -39,8 +36,10 @@ class Expectation(_Strict):
     @property
     def bounds(self) -> tuple[float, float]:
         """The ends between which the interval must lie; infinite where there is none."""
-        low, high = (-np.inf if self.above is None else self.above, np.inf if self.below is None else self.below)
-        return self.within or (low, high)
+        return self.within or (
+            -np.inf if self.above is None else self.above,
+            np.inf if self.below is None else self.below,
+        )
 
     def judge(self, interval: Interval) -> str:
         """*holds* where the whole interval lies where it should, *does not hold* where none of it does, else *undecided*."""
@@ -58,7 +57,7 @@ class Expectation(_Strict):
         return f"{kind} {' to '.join(f'{bound:g}' for bound in self.bounds if np.isfinite(bound))}"
 
 
-class Measurement(_Strict):
+class Measurement(Strict):
     """How a number is computed.
 
     ``difference`` and ``retention`` hold the scores that ``measured`` selects against those of ``reference`` (column ->
@@ -107,7 +106,7 @@ class Measurement(_Strict):
         return "retention: " + ", minus ".join(map(" over ".join, zip(names[::2], names[1::2], strict=True)))
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """One entry of the ledger.
 
     ``setting`` says what is measured: concat or weighted concat, queries, scoring, dims x bits, fitted on what. ``why`` gives
@@ -126,11 +125,7 @@ class Claim(_Strict):
 
 
 def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]:
-    """The claims in the file's order.
-
-    Raises:
-        StudyError: the file is missing, not YAML, or an entry is malformed; the message names entry and key.
-    """
+    """The claims in the file's order."""
     try:
         return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -139,8 +134,7 @@ def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]
         raise StudyError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise StudyError(f"{path.name}, entry {place}: {problem['msg']}") from error
+        raise StudyError(f"{path.name}, entry {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
 
 
 class Ruling(NamedTuple):
@@ -162,10 +156,7 @@ def read_scores(results: Path, notebook: str) -> pd.DataFrame:
 
 
 def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
-    """Judge claims by the tables in a results folder.
-
-    p-values are corrected (Holm) within the claims of one notebook, so that a verdict is the same in every table.
-    """
+    """Judge claims by the tables in a results folder; Holm's correction is within the claims of one notebook."""
     scores = {notebook: read_scores(results, notebook) for notebook in {claim.notebook for claim in claims}}
     measured = [_measure(claim, results, scores[claim.notebook], seed) for claim in claims]
     p_values = [claim.holds.p(found[0]) if found[0] else np.nan for claim, found in zip(claims, measured, strict=True)]
@@ -201,7 +192,6 @@ def _verdict(claim, interval, by_task, p, family):
 
 
 def _measure(claim, results, scores, seed):
-    """Interval over all tasks, intervals by task, number of seeds, spread over them."""
     test, nothing = claim.test, (None, {}, 0, np.nan)
     if test.table:
         path = results / f"{test.table}.csv"
@@ -262,7 +252,7 @@ def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "task", *Interval._fields])
 
 
-def shown(table: pd.DataFrame):
+def in_brief(table: pd.DataFrame):
     """A claims table as a notebook shows it: what was claimed, measured and found; the rest stands in the CSV."""
     ends = zip(table["measured"], table["low"], table["high"], strict=True)
     measured = [f"{value:.3f} [{low:.3f}, {high:.3f}]" if value == value else "" for value, low, high in ends]

@@ -1,8 +1,7 @@
 """Per-query retrieval scores from a score matrix, without a sort: each judged document's rank is counted.
 
 The rank of a judged document is one plus the number of documents that score higher, ties broken by document id in
-descending order as ``pytrec_eval`` (mteb's scorer) does. nDCG@10, MRR@10 and Recall@100 follow from ranks alone; a test
-holds them against mteb to 1e-6.
+descending order as ``pytrec_eval`` (mteb's scorer) does; a test holds the metrics against mteb to 1e-6.
 """
 
 import numpy as np
@@ -35,22 +34,16 @@ class Evaluator:
         best = [sorted(given.values(), reverse=True)[:10] for given in grades]
         self.ideal = np.array([sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)) for gains in best])
         self.relevant = np.array([len(given) for given in grades])
-        judged = [
-            (row, column[k], grade) for row, given in enumerate(grades) for k, grade in given.items() if k in column
-        ]
+        found = ((row, k, grade) for row, given in enumerate(grades) for k, grade in given.items() if k in column)
+        judged = [(row, column[k], grade) for row, k, grade in found]
         self.rows, self.columns, self.gains = np.array(judged, dtype=np.int64).reshape(-1, 3).T
 
     def __call__(self, matrix: np.ndarray) -> pd.DataFrame:
-        """Per-query metrics of scores ``(queries, documents)``, higher is better: a row per query, a column per ``METRICS``.
-
-        Raises:
-            StudyError: a score is NaN or the shape does not fit the task.
-        """
+        """Metrics of scores ``(queries, documents)``, higher is better: a row per query, a column per metric."""
         size, expected = len(self.query_ids), (len(self.query_ids), len(self.task.documents))
         if matrix.shape != expected:
-            raise StudyError(
-                f"task {self.task.name!r}: scores have shape {matrix.shape}, expected {expected} (queries, documents)"
-            )
+            shapes = f"scores have shape {matrix.shape}, expected {expected} (queries, documents)"
+            raise StudyError(f"task {self.task.name!r}: {shapes}")
         ranks = np.empty(len(self.rows), dtype=np.int64)
         for start in range(0, size, BLOCK):
             block = slice(start, min(start + BLOCK, size))

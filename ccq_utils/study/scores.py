@@ -1,7 +1,6 @@
-"""Per-query scores of the raw concat and of what is compressed: every measurement of the study starts here.
+"""Per-query nDCG@10 of the raw concat and of what is compressed, as long tables: every measurement starts here.
 
-``task_vectors`` gives the float vectors of a split, ``score_vectors`` and ``score_codec`` long tables of nDCG@10 (columns
-``task``, ``query``, ``seed``, ``score`` and labels), which ``Study.summarise`` turns into estimates with intervals.
+Their columns are ``task``, ``query``, ``seed``, ``score`` and labels; ``Study.summarise`` turns them into estimates.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pandas as pd
 
 from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec
-from ccq_utils.common.cache import fingerprint
+from ccq_utils.common.cache import array_digest
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.study import Study
 
@@ -37,7 +36,7 @@ class TaskVectors:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the vectors and of what the judgements make of them."""
-        return fingerprint(self.queries, self.documents, self.ndcg(self.queries @ self.documents.T))
+        return array_digest(self.queries, self.documents, self.ndcg(self.queries @ self.documents.T))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class FittingVectors:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the vectors."""
-        return fingerprint(self.training, *([] if self.calibration is None else [self.calibration]))
+        return array_digest(self.training, *([] if self.calibration is None else [self.calibration]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +84,7 @@ class Vectors:
 
 
 def task_vectors(study: Study, split: str = "test", members=None, shares=None) -> Vectors:
-    """The concat of the selection (or of ``members``) for every task that has ``split``.
-
-    Args:
-        members, shares: as ``Study.concat`` takes them.
-    """
+    """The concat of the selection, or of ``members`` and ``shares`` as of ``Study.concat``, for every task with ``split``."""
     by_task = {}
     for task in study.tasks if split == "test" else study.tuning_tasks:
         queries, documents = (study.concat(task, kind, members, shares) for kind in (split, None))
@@ -99,12 +94,7 @@ def task_vectors(study: Study, split: str = "test", members=None, shares=None) -
 
 
 def score_table(values: dict[str, np.ndarray], **labels) -> pd.DataFrame:
-    """Per-query scores as a long table.
-
-    Args:
-        values: task -> ``(queries,)``, or ``(seeds, queries)`` of what was repeated, in the order of the evaluator.
-        labels: columns that say what was scored.
-    """
+    """A long table of task -> ``(queries,)``, or ``(seeds, queries)``, in the order of the evaluator, with ``labels``."""
     parts = []
     for task, found in values.items():
         found = np.atleast_2d(found)
@@ -115,11 +105,7 @@ def score_table(values: dict[str, np.ndarray], **labels) -> pd.DataFrame:
 
 
 def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors: vectors,), **labels) -> pd.DataFrame:
-    """Scores of float vectors after a map of queries and documents.
-
-    Args:
-        transforms: functions ``(n, D) -> (n, d)``, one per seed.
-    """
+    """Scores of float vectors after maps ``(n, D) -> (n, d)`` of queries and documents, one map per seed."""
     values = {
         task: np.stack([one.ndcg(transform(one.queries) @ transform(one.documents).T) for transform in transforms])
         for task, one in vectors.by_task.items()
@@ -130,13 +116,10 @@ def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors
 def fitted_codecs(
     study: Study, method: str, budget: int, fitting: FittingVectors, decoders=(), seeds: int | None = None, bits=None
 ) -> list:
-    """A codec of ``CODECS`` fitted once per seed where it draws or trains something, else once.
+    """A codec of ``CODECS`` of at most ``budget`` bytes, fitted once per seed where it draws or trains something, else once.
 
-    Args:
-        budget: bytes per vector at most.
-        decoders: trained decoders, one per seed, for the codecs that take one.
-        seeds: how many; the profile's number if None.
-        bits: per dim, as ``make_codec`` takes them.
+    ``decoders`` are trained ones, one per seed, for the codecs that take one; ``seeds`` is the profile's number if None;
+    ``bits`` per dim are as ``make_codec`` takes them.
     """
     count = 1 if method in DETERMINISTIC else seeds or study.profile.seeds
     each = decoders[:count] if method.startswith("decoder") else [None] * count
@@ -149,10 +132,7 @@ def fitted_codecs(
 
 
 def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labels) -> pd.DataFrame:
-    """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well.
-
-    Columns beside ``labels``: ``scoring``, ``bytes_per_vector``.
-    """
+    """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well."""
     labels |= {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": codecs[0].bytes_per_vector}
     values = {task: [] for task in vectors.by_task}
     for codec in codecs:
@@ -176,12 +156,8 @@ def score_method(
 ) -> pd.DataFrame:
     """``score_codecs`` of what ``fit`` gives, fitted on general text or on each task's own corpus, and never twice.
 
-    Args:
-        fit: fits codecs, one per seed; called once per distinct set of vectors to fit on.
-        key: all that ``fit`` depends on beside these vectors and the profile's seeds, JSON-able.
-
-    Returns:
-        Long table with ``fitted_on`` and what ``score_codecs`` adds.
+    ``fit`` gives codecs, one per seed, called once per distinct set of vectors to fit on; ``key`` is all that it depends on
+    beside these vectors and the profile's seeds, JSON-able.
     """
     seeds, parts = [study.profile.seed, study.profile.seeds], []
     for fitting in dict.fromkeys(vectors.fitting(task, fitted_on) for task in vectors.by_task):
@@ -197,7 +173,6 @@ def score_method(
         described = {"fitted": fitting.fingerprint, "tasks": {task: one.fingerprint for task, one in tasks.items()}}
         held = study.cache.arrays("scores", {**key, "seeds": seeds, "symmetric": symmetric, **described}, make)
         scoring = {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": held["bytes"][0].item()}
-        parts.append(
-            score_table({task: held[f"task {task}"] for task in tasks}, fitted_on=fitted_on, **labels, **scoring)
-        )
+        values = {task: held[f"task {task}"] for task in tasks}
+        parts.append(score_table(values, fitted_on=fitted_on, **labels, **scoring))
     return pd.concat(parts, ignore_index=True)

@@ -1,15 +1,11 @@
-"""Estimates with intervals from per-query scores: one long table in, one row per group and task out.
-
-A table of scores has one row per query: ``task``, ``query``, ``seed``, ``score`` and columns that say what was scored
-(``method``, ``factor``, ``fitted_on`` ...). ``summarise`` turns it into estimates with paired bootstrap intervals.
-"""
+"""Estimates with intervals from per-query scores: one long table in, one row per group and task out."""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, spearmanr, t
+from scipy.stats import norm, sem, spearmanr, t
 
 from ccq_utils.common.errors import StudyError
 
@@ -34,10 +30,7 @@ class Interval(NamedTuple):
     queries: int
 
     def p(self, value: float = 0.0) -> float:
-        """Two-sided p-value of ``value``, from a normal distribution as wide as the interval.
-
-        Smooth where counting resamples would stop at one over their number, which Holm's correction needs.
-        """
+        """Two-sided p-value of ``value`` by a normal distribution as wide as the interval, which is smooth near zero."""
         error = (self.high - self.low) / (2 * norm.ppf(0.975))
         if error == 0:
             return float(self.estimate == value)
@@ -60,23 +53,18 @@ def summarise(
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per group and task, and one for the mean over tasks where a group has several.
+    """One row per group and task, and one for the mean over tasks where a group has several, with bootstrap intervals.
 
     Args:
-        scores: long table with ``task``, ``query``, ``seed``, ``score`` and the columns of ``by``; scores of several seeds
-            are averaged per query.
-        by: columns that tell groups apart, for example ``["method", "factor"]``.
+        scores: long table with ``task``, ``query``, ``seed``, ``score`` and the columns of ``by``, which tell groups apart;
+            scores of several seeds are averaged per query.
         reference: long table that groups are held against, query by query; a column of ``by`` that it has as well must
             agree. None for the mean score itself.
         statistic: ``retention`` (ratio of the means), ``difference`` (of the means) or ``mean`` (no reference).
-        resamples, seed: of the bootstrap, which draws the same queries for all groups.
 
     Returns:
-        ``task``, the columns of ``by``, ``ndcg_at_10`` (the mean score), ``estimate``, ``low``, ``high``, ``queries``,
-        ``seed_spread`` (standard deviation of the estimate over seeds, NaN where there is one) and, for differences, ``p``.
-
-    Raises:
-        StudyError: an unknown statistic, fewer than two queries, or queries that the reference does not have.
+        ``task``, the columns of ``by``, ``ndcg_at_10`` (the mean score), those of ``Interval``, ``seed_spread`` (standard
+        deviation of the estimate over seeds, NaN where there is one) and, for differences, ``p``.
     """
     formula = FORMULAS.get("mean" if reference is None else statistic)
     if formula is None:
@@ -122,12 +110,8 @@ def compare(formula, runs: list[dict[str, np.ndarray]], resamples: int, seed: in
     The interval of the mean over tasks draws the tasks with replacement, then queries within each drawn one (hierarchical
     bootstrap): it speaks of tasks like these, not only of these.
 
-    Args:
-        formula: function of as many means, or arrays of them, as there are runs.
-        runs: task -> scores ``(queries, seeds)``, of the same queries in each run; seeds are averaged per query.
-
-    Returns:
-        Task -> percentile interval, standard deviation over seeds (NaN where there is one).
+    Each run is task -> scores ``(queries, seeds)`` of the same queries. Returns task -> percentile interval, standard
+    deviation over seeds (NaN where there is one).
     """
     means = {task: [run[task].mean(axis=1) for run in runs] for task in runs[0]}
     tasks = list(means)
@@ -163,13 +147,9 @@ def macro(table: pd.DataFrame) -> pd.DataFrame:
 def rank_correlation(x, y, pairs=None, resamples: int = 1000, seed: int = 0) -> Interval:
     """Spearman's rank correlation of two columns with its 95 % interval.
 
-    Independent rows are resampled. Rows about pairs of models are not independent, since pairs share models: there each
+    Independent rows are resampled. Where each row is about two models, ``pairs`` ``(n, 2)``, rows share models: there each
     model is left out in turn (jackknife of a U-statistic, Arvesen, Ann. Math. Stat. 40, 1969), with Student's quantile for so
     few models, ends cut at -1 and 1; fewer than four models say nothing, -1 to 1.
-
-    Args:
-        x, y: ``(n,)``.
-        pairs: the two models that each row is about, ``(n, 2)``; None where rows are independent of each other.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     estimate = float(spearmanr(x, y).statistic)
@@ -177,16 +157,13 @@ def rank_correlation(x, y, pairs=None, resamples: int = 1000, seed: int = 0) -> 
         index = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
         drawn = [spearmanr(x[rows], y[rows]).statistic for rows in index]
         return Interval(estimate, *map(float, np.nanquantile(drawn, [0.025, 0.975])), len(x))
-    pairs = np.asarray(pairs)
+    pairs, half = np.asarray(pairs), np.inf
     models = np.unique(pairs)
-    half = np.inf
     if len(models) >= 4:
         without = [(pairs != model).all(axis=1) for model in models]
         left = np.array([spearmanr(x[rows], y[rows]).statistic for rows in without])
         error = np.sqrt((len(models) - 1) / len(models) * ((left - left.mean()) ** 2).sum())
         half = t.ppf(0.975, len(models) - 1) * error
-    if not np.isfinite(half):
-        return Interval(estimate, -1.0, 1.0, len(x))
     return Interval(estimate, max(-1.0, estimate - half), min(1.0, estimate + half), len(x))
 
 
@@ -195,33 +172,25 @@ def over_seeds(values) -> Interval | None:
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), len(values))
+    ends = t.interval(0.95, len(values) - 1, values.mean(), sem(values))
+    return Interval(float(values.mean()), *map(float, ends), len(values))
 
 
 def holm(p_values) -> np.ndarray:
-    """Holm's step-down correction: p-values that hold however many were looked at (Holm 1979)."""
+    """Holm's step-down correction (Holm 1979): p-values that hold however many were looked at; NaN stays, uncounted."""
     p_values = np.asarray(p_values, dtype=float)
-    order = np.argsort(p_values)
-    steps = p_values[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return adjusted
+    order = np.argsort(p_values)  # NaN comes last
+    steps = p_values[order] * (np.arange(len(p_values), 0, -1) - np.isnan(p_values).sum())
+    return np.minimum(1, np.maximum.accumulate(steps))[np.argsort(order)]
 
 
 def with_verdicts(differences: pd.DataFrame, family: list[str] = ()) -> pd.DataFrame:
     """Adds ``verdict`` to a table of differences: *better*, *worse* or *no difference seen*, after Holm's correction.
 
-    Args:
-        differences: rows with ``estimate``, ``low``, ``high`` and ``p``; rows without a p-value compare nothing.
-        family: columns within whose groups p-values are corrected together; all rows where empty.
+    p-values are corrected together within the groups of columns ``family``, in all rows where it is empty; a row without
+    one compares nothing.
     """
-    table = differences.copy()
-    groups = [part.index for _, part in table.groupby(list(family), sort=False)] if family else [table.index]
-    table["verdict"] = "no difference seen"
-    for rows in groups:
-        tested = table.loc[rows].dropna(subset=["p"])
-        real = tested.index[holm(tested["p"]) < LEVEL]
-        table.loc[real[table.loc[real, "low"] > 0], "verdict"] = "better"
-        table.loc[real[table.loc[real, "high"] < 0], "verdict"] = "worse"
-    return table
+    groups = [differences[column] for column in family] or np.zeros(len(differences))
+    real = differences["p"].groupby(groups).transform(holm) < LEVEL
+    found = [real & (differences["low"] > 0), real & (differences["high"] < 0)]
+    return differences.assign(verdict=np.select(found, ["better", "worse"], "no difference seen"))

@@ -32,10 +32,9 @@ STEPS = {f"{number:02}": f"{number:02}_{name}" for number, name in enumerate(NAM
 
 
 class Study:
-    """A profile opened by one notebook.
+    """A profile, by its name, path or loaded already, opened by one notebook.
 
     Args:
-        profile: profile name, path of a YAML file, or a profile that is loaded already.
         step: the notebook's number, ``00`` to ``08``; its tables and figures carry it. Empty for who only reads.
         output: folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``.
     """
@@ -52,8 +51,6 @@ class Study:
         self.figures = paths.figures_folder(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
         self._scores: list[pd.DataFrame] = []
-
-    # ---- inputs -------------------------------------------------------------------------------------------------
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -102,15 +99,11 @@ class Study:
         """Selected base models in the order of choice."""
         return list(self.selection["member"])
 
-    # ---- vectors ------------------------------------------------------------------------------------------------
-
     def member_vectors(self, model: str, text: str, split: str | None = None) -> np.ndarray:
         """Vectors of one base model as the model gives them, ``(n, dims) float32``.
 
-        Args:
-            text: a task's name for its documents (or, with ``split``, its queries), or ``training``, ``calibration``,
-                ``validation``, ``short``, ``long`` for the text without judgements (the last two are sides of pairs,
-                embedded as queries where a ``split`` is given).
+        ``text`` is a task's name for its documents (or, with ``split``, its queries), or one of ``TEXT_PARTS``, embedded as
+        queries where a ``split`` is given.
         """
         key = (model, text, split)
         if key not in self._vectors:
@@ -156,8 +149,6 @@ class Study:
         """Tasks with validation queries, on which choices are made."""
         return [name for name in self.tasks if (name, "validation") in self._evaluators]
 
-    # ---- statistics and outputs ---------------------------------------------------------------------------------
-
     def summarise(self, scores: pd.DataFrame, by: list[str], reference=None, statistic="retention") -> pd.DataFrame:
         """``stats.summarise`` with the profile's resamples and seed of the bootstrap."""
         return summarise(scores, by, reference, statistic, self.profile.resamples, self.profile.bootstrap_seed)
@@ -174,10 +165,7 @@ class Study:
         return scores
 
     def save_scores(self) -> None:
-        """Write all that was recorded to ``STEP_scores.parquet``, by which claims are judged; once, when all is there.
-
-        ``query`` is the position among the sorted ids of the task's test queries.
-        """
+        """Write all that was recorded to ``STEP_scores.parquet``, by which claims are judged; once, when all is there."""
         table = pd.concat(self._scores, ignore_index=True)
         for column in table.columns.drop("score"):
             table[column] = table[column].astype("category")
@@ -189,10 +177,8 @@ class Study:
         path = self.results / f"{name}.csv"
         if not path.is_file():
             notebook = STEPS.get(name[:2], "the notebook that writes it")
-            raise StudyError(
-                f"table {name}.csv of profile {self.profile.name!r} is missing; run {notebook} first"
-                f" (ccq run --profile {self.profile.name} --only {name[:2]})"
-            )
+            way = f"run {notebook} first (ccq run --profile {self.profile.name} --only {name[:2]})"
+            raise StudyError(f"table {name}.csv of profile {self.profile.name!r} is missing; {way}")
         return pd.read_csv(path)
 
     def show(self, figure, name: str) -> None:

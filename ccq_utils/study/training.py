@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
-from ccq_utils.common.cache import fingerprint
+from ccq_utils.common.cache import array_digest
 from ccq_utils.study.study import Study
 
 
@@ -55,7 +55,7 @@ def trained_decoder(
         decoder.save(folder)
         history.to_csv(folder / "history.csv", index=False)
 
-    key = {"start": start, "dims": dims, **settings, **shape, "vectors": fingerprint(training, validation)}
+    key = {"start": start, "dims": dims, **settings, **shape, "vectors": array_digest(training, validation)}
     folder = study.cache.artifact("decoders", key, build)
     return Decoder.load(folder), pd.read_csv(folder / "history.csv")
 
@@ -67,4 +67,4 @@ def decoders(study: Study, seeds: int | None = None, **given) -> list[Decoder]:
 
 def weights_of(decoders: list[Decoder]) -> list[str]:
     """What tells decoders apart in a key of the cache."""
-    return [fingerprint(*(part.detach().numpy() for part in decoder.parameters())) for decoder in decoders]
+    return [array_digest(*(part.detach().numpy() for part in decoder.parameters())) for decoder in decoders]
