@@ -1,18 +1,25 @@
 """Model cards: what a saved model is, how to use it, and what the study measured of it."""
 
 import pandas as pd
-from huggingface_hub import ModelCard, ModelCardData
 
 from ccq_utils.study import figures
 from ccq_utils.study.stats import MACRO
 from ccq_utils.study.study import Study
 
-ABOUT = ModelCardData(
-    library_name="sentence-transformers",
-    pipeline_tag="sentence-similarity",
-    tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "compressed-concatenation"],
-)
-USE = """```python
+PAGE = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, sentence-similarity, feature-extraction, compressed-concatenation]
+---
+
+# {names}, compressed
+
+{dims} dims, {floats} bytes as float32; coded by {codec} to **{size} bytes per document** ({times:.0f}x less).
+Queries stay in float.
+
+## Use
+
+```python
 from ccq_utils.deploy.pipeline import CompressedModel
 
 model = CompressedModel.load("this/folder")
@@ -26,22 +33,19 @@ For the float vectors alone, as a SentenceTransformer: `ccq_utils.deploy.modules
 
 def model_card(pipeline) -> str:
     """The README.md of a ``CompressedModel``: facts for the hub, use, members, and its ``card``."""
-    joined, codec, dims = pipeline.model[0], pipeline.codec, pipeline.model.get_embedding_dimension()
-    size, names = codec.bytes_per_vector, getattr(joined, "names", [type(joined).__name__])
-    parts = [
-        f"---\n{ABOUT.to_yaml()}\n---\n\n# {' + '.join(names)}, compressed",
-        f"{dims} dims, {4 * dims} bytes as float32; coded by {type(codec).__name__} to **{size} bytes per document**"
-        f" ({4 * dims / size:.0f}x less). Queries stay in float.\n\n## Use\n\n{USE.format(size=size)}",
-    ]
+    joined, size, dims = pipeline.model[0], pipeline.codec.bytes_per_vector, pipeline.model.get_embedding_dimension()
+    names = getattr(joined, "names", [type(joined).__name__])
+    about = {"names": " + ".join(names), "codec": type(pipeline.codec).__name__, "size": size}
+    parts = [PAGE.format(**about, dims=dims, floats=4 * dims, times=4 * dims / size)]
     if hasattr(joined, "members"):
         table = pd.DataFrame({"member": names, "dims": joined.dims, "share": joined.shares})
         table["prompts"] = [str({kind: text for kind, text in each.prompts.items() if text}) for each in joined.members]
         parts.append(f"## Members\n\n{figures.markdown(table)}")
-    return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))
+    return "\n\n".join([*parts, pipeline.card]).rstrip() + "\n"
 
 
 def measured(study: Study) -> str:
-    """What the profile's tables say of the members and of compressing their concat, as Markdown; empty without tables."""
+    """What the profile's tables say of members and compression, as Markdown; empty without tables."""
     names = ("01_candidates", "01_single_scores", "05_at_48x")
     if not all((study.results / f"{name}.csv").is_file() for name in names):
         return ""

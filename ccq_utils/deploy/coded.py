@@ -15,10 +15,7 @@ from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
 
 
 class Coded(Module):
-    """Turns a document's vector into what its code stands for, and projects a query's. Compare them by dot product.
-
-    ``encode_query`` projects; ``encode_document`` codes and decodes; so does ``encode``, for search with both sides coded.
-    """
+    """``encode_query`` projects, ``encode_document`` and ``encode`` code and decode; compare by dot product."""
 
     forward_kwargs = {"task"}
 
@@ -54,22 +51,12 @@ class Coded(Module):
 
 
 def coded_model(pipeline: CompressedModel) -> SentenceTransformer:
-    """A SentenceTransformer that codes and decodes documents and projects queries; its similarity is the dot product.
-
-    Its ``encode_query`` gives what a faiss index of ``ccq export-faiss`` takes.
-    """
+    """One that codes and decodes documents; its ``encode_query`` gives what an index of ``ccq export-faiss`` takes."""
     return with_modules(pipeline.model, [*pipeline.model, Coded(pipeline.codec)], similarity_fn_name="dot")
 
 
 def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about):
-    """A model for ``mteb.evaluate``, with its ``ModelMeta`` filled in.
-
-    Args:
-        pipeline: A fitted model.
-        name: ``organisation/model``.
-        coded: Documents go through the codec; False scores the float vectors.
-        about: Further fields of ``mteb.ModelMeta``, for example ``release_date``, ``license``, ``training_datasets``.
-    """
+    """A model, its documents coded or all in float, for ``mteb.evaluate``; ``about`` adds fields to its ``ModelMeta``."""
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 
     model = coded_model(pipeline) if coded else pipeline.decoded()

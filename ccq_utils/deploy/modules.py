@@ -21,19 +21,19 @@ from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.files import reading
 from ccq_utils.common.errors import StudyError
 
-FOLDER_NAME = re.compile(r"[\w-][\w.-]*")
+CLASSES = {"Concat": __name__, "DecoderModule": __name__, "Coded": "ccq_utils.deploy.coded"}
+CLASSES["LexicalEncoder"] = "ccq_utils.models.lexical"
+"""Modules of this package that a saved model may name, wherever they lay when it was saved, and where they lie now."""
+PROMPTS = {"query": ["query"], "document": ["document", "passage", "corpus"]}
+"""Names of the prompts that ``encode_query`` and ``encode_document`` look for, in the library's order."""
 
 
 class Concat(InputModule):
-    """Texts -> the normalised vectors of all members, joined by ``shares``: ``(n, sum d_i) float32`` of length one.
+    """Texts -> all members' normalised vectors, joined by ``shares`` of the cosine (equal where None), of length one.
 
     Each member keeps its own tokenizer, pooling, maximum length and prompts: ``encode_query`` and ``encode_document`` take
     each member's own prompt, ``encode`` its default one; a ``prompt`` that is given (and not empty) goes to all members.
-
-    Args:
-        members: SentenceTransformers with the same similarity function, at least one.
-        shares: Of the cosine, as of ``models.vectors.concat``; all equal where None.
-        names: One folder name per member, for saved files; ``member_1``, ... where None.
+    ``names`` are those of the folders that members are saved in.
     """
 
     config_keys = ["names", "shares"]
@@ -48,7 +48,7 @@ class Concat(InputModule):
         self.shares = [float(share) for share in shares or [1] * count]
         if len(self.shares) != count or not all(0 < share < math.inf for share in self.shares):
             raise StudyError(f"Concat: shares {self.shares} must be {count} positive numbers, one per member")
-        if len(set(self.names)) != count or not all(FOLDER_NAME.fullmatch(name) for name in self.names):
+        if len(set(self.names)) != count or not all(re.fullmatch(r"[\w-][\w.-]*", name) for name in self.names):
             raise StudyError(f"Concat: names {self.names} must be {count} different folder names, one per member")
         functions = {name: member.similarity_fn_name for name, member in zip(self.names, members, strict=True)}
         if len(set(functions.values())) > 1:
@@ -60,17 +60,18 @@ class Concat(InputModule):
         """Every member's features, their keys preceded by the member's number."""
         features = {}
         for number, member in enumerate(self.members):
-            own = member.preprocess(list(inputs), prompt=prompt or prompt_of(member, task), task=task, **kwargs)
+            known = [name for name in PROMPTS.get(task, []) if name in member.prompts]
+            own_prompt = member.prompts.get(known[0] if known else member.default_prompt_name)
+            own = member.preprocess(list(inputs), prompt=prompt or own_prompt, task=task, **kwargs)
             features |= {f"{number}.{key}": value for key, value in own.items()}
         return features
 
     def forward(self, features, task=None, **kwargs):
         """Members' vectors joined; one that is zero (an empty text) stays zero."""
         parts = []
-        for number, (member, share) in enumerate(zip(self.members, self.shares, strict=True)):
-            start = f"{number}."
-            own = {key.removeprefix(start): value for key, value in features.items() if key.startswith(start)}
-            vectors = member(own, task=task)["sentence_embedding"][:, : self.dims[number]].float()
+        for number, (member, dims, share) in enumerate(zip(self.members, self.dims, self.shares, strict=True)):
+            own = {key.partition(".")[2]: features[key] for key in features if key.startswith(f"{number}.")}
+            vectors = member(own, task=task)["sentence_embedding"][:, :dims].float()
             parts.append(share**0.5 * functional.normalize(vectors, dim=-1))
         return {"sentence_embedding": functional.normalize(torch.cat(parts, dim=-1), dim=-1)}
 
@@ -101,12 +102,7 @@ class Concat(InputModule):
 
 
 class DecoderModule(Decoder, Module):
-    """The study's decoder as a module; follow it by ``Normalize()``.
-
-    Args:
-        in_dims, out_dims, shape: As of ``Decoder``.
-        stops: Dims that it was trained to be cut to; None where any will do, as with PCA.
-    """
+    """The study's decoder as a module, with the ``stops`` to cut it to (None: any); follow it by ``Normalize()``."""
 
     def __init__(self, in_dims: int, out_dims: int, stops: list[int] | None = None, **shape):
         super().__init__(in_dims, out_dims, **shape)
@@ -141,9 +137,8 @@ class DecoderModule(Decoder, Module):
     @classmethod
     def load(cls, model_name_or_path, subfolder="", **kwargs):
         """What ``save`` wrote."""
-        hub = hub_options(kwargs)
-        module = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
-        return cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=module, **hub).eval()
+        where = {"model_name_or_path": model_name_or_path, "subfolder": subfolder, **hub_options(kwargs)}
+        return cls.load_torch_weights(**where, model=cls(**cls.load_config(**where))).eval()
 
 
 class ConcatTransformer(SentenceTransformer):
@@ -169,31 +164,22 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
     return ConcatTransformer(modules=modules, device=str(model.device), **prompts, **settings)
 
 
-CLASSES = {
-    "Concat": "ccq_utils.deploy.modules",
-    "DecoderModule": "ccq_utils.deploy.modules",
-    "Coded": "ccq_utils.deploy.coded",
-    "LexicalEncoder": "ccq_utils.models.lexical",
-}
-"""Modules of this package that a saved model may name, wherever they lay when it was saved, and where they lie now."""
-
-
 def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
-    """A saved model of sentence-transformers' modules and of ours. No other code is run.
-
-    Args:
-        name_or_path: A folder or a hub id.
-        device: As of SentenceTransformer; it chooses where None.
-        hub: ``token``, ``cache_folder``, ``revision``, ``local_files_only``.
+    """A folder's or hub id's model of sentence-transformers' modules and of ours; ``hub``: as ``hub_options`` gives.
 
     Raises:
-        StudyError: No saved model there, a file that is missing or damaged, or a module of any other package.
+        StudyError: No saved model there, a file that is missing or damaged, or a module of any other package: it is not run.
     """
     check_device(device)
-    name, modules = str(name_or_path), []
+    name, modules, held = str(name_or_path), [], {}
     options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))
     options |= {"backend": "torch", "trust_remote_code": False}
-    config, entries = (_read_json(name, f"{file}.json", hub) for file in ("config_sentence_transformers", "modules"))
+    for file in ("config_sentence_transformers.json", "modules.json"):
+        with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
+            if (path := load_file_path(name, file, **hub)) is None:
+                raise FileNotFoundError(f"{file} is missing")
+            held[file] = json.loads(Path(path).read_text(encoding="utf-8"))
+    config, entries = held.values()
     for entry in entries:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
@@ -216,13 +202,6 @@ def check_device(device: str | None) -> None:
         raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
 
 
-def _read_json(name, file, hub):
-    with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
-        if (path := load_file_path(name, file, **hub)) is None:
-            raise FileNotFoundError(f"{file} is missing")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
 def _module_class(name, reference):
     package, _, kind = reference.rpartition(".")
     kind = "DecoderModule" if kind == "Decoder" else kind  # its name in earlier releases
@@ -237,9 +216,3 @@ def _module_class(name, reference):
 def hub_options(options: dict) -> dict:
     """Those of a module's ``load`` options that say where on the hub a file is."""
     return {key: options[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in options}
-
-
-def prompt_of(member: SentenceTransformer, task: str | None) -> str | None:
-    """The prompt that ``encode_query`` (task ``query``), ``encode_document`` or ``encode`` (None) of a member would use."""
-    names = {"query": ["query"], "document": ["document", "passage", "corpus"]}.get(task, [])
-    return member.prompts.get(next((name for name in names if name in member.prompts), member.default_prompt_name))

@@ -23,19 +23,13 @@ from ccq_utils.models import encoding
 MANIFEST = "pipeline.json"
 CHUNK = 4096
 """Texts whose float vectors are held at once: 16 MB per 1,000 dims."""
-FACTOR = 48
-"""The paper's compression."""
 
 
 class CompressedModel:
-    """A model and the codec of its vectors. Documents become packed codes; queries stay in float.
+    """A model and the codec of its vectors, fitted or not yet. Documents become packed codes; queries stay in float.
 
-    Args:
-        model: A SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; normalised if it is not.
-        codec: A percentile codec, fitted on this model's vectors or not yet.
-        card: Markdown for the saved README.md, below how to use the model.
-        precision: What transformers compute in, one of ``models.encoding.PRECISIONS``. It belongs to the machine and is not
-            saved; the attribute tells what ``auto`` became.
+    ``model`` is any SentenceTransformer, usually ``ConcatTransformer(modules=[Concat([...])])``; its vectors are normalised.
+    ``card`` is Markdown for the saved README.md; ``precision``, of ``models.encoding.PRECISIONS``, is not saved.
     """
 
     def __init__(self, model: SentenceTransformer, codec, card: str = "", precision: str = "float32"):
@@ -44,8 +38,7 @@ class CompressedModel:
         if not isinstance(model[-1], Concat | Normalize):
             model = with_modules(model, [*model, Normalize()])
         self.model, self.codec, self.card = model, codec, card
-        self.precision = encoding.precision_here(precision)
-        self.encoder = encoding.with_precision(model, self.precision)
+        self.encoder = encoding.with_precision(model, encoding.precision_here(precision))
 
     @classmethod
     def from_profile(
@@ -65,37 +58,34 @@ class CompressedModel:
             codec: A name in ``codecs.percentile.CODECS``; ``decoder`` trains one for these shares.
             general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
             output: Where the profile's notebooks wrote to; empty for the checkout.
-            device: Where the members run: ``cpu``, ``cuda``; None takes the best there is.
+            device: Where the members run; None takes the best there is.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study
         from ccq_utils.study.training import trained_decoder
 
         study = Study(profile, output=output)
-        chosen = study.selection
-        members = [study.models[name].model for name in chosen["member"]]
-        joined = Concat(members, list(chosen["share"]), list(chosen["member"]))
+        names, shares = (list(study.selection[column]) for column in ("member", "share"))
+        joined = Concat([study.models[name].model for name in names], shares, names)
         dims, decoder = joined.get_embedding_dimension(), None
         if codec.startswith("decoder"):
-            trained = trained_decoder(study, shares=joined.shares)[0]
+            trained = trained_decoder(study, shares=shares)[0]
             width = trained.config["out_dims"]
-            decoder = DecoderModule.of(
-                trained, [*(stop for stop in study.profile.decoder.stops if stop < width), width]
-            )
-        made = make_codec(codec, dims, budget or max(1, 4 * dims // FACTOR), decoder, study.profile.seed)
+            decoder = DecoderModule.of(trained, {width, *(min(stop, width) for stop in study.profile.decoder.stops)})
+        made = make_codec(codec, dims, budget or max(1, 4 * dims // 48), decoder, study.profile.seed)
         if general:
-            made.fit(*(study.concat(text, shares=joined.shares) for text in ("training", "calibration")))
+            made.fit(*(study.concat(text, shares=shares) for text in ("training", "calibration")))
         check_device(device)
         return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 
-    def fit(self, texts: list[str], calibration: list[str] | None = None) -> "CompressedModel":
-        """Fit the codec on the texts that will be coded, or on other text with ``calibration`` texts set apart."""
-        self.codec.fit(*[self.vectors(part, "document") for part in (texts, calibration) if part is not None])
+    def fit(self, texts: list[str]) -> "CompressedModel":
+        """Fit the codec on the texts that will be coded, or on others like them."""
+        self.codec.fit(self.vectors(texts))
         return self
 
     def fit_encode_document(self, texts: list[str]) -> np.ndarray:
         """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
-        vectors = self.vectors(texts, "document")
+        vectors = self.vectors(texts)
         return self.codec.fit(vectors).encode(vectors)
 
     def encode_document(self, texts: list[str]) -> np.ndarray:
@@ -104,7 +94,7 @@ class CompressedModel:
         texts = _checked(texts)
         parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         parts = progress(parts, "texts encoded") if len(parts) > 1 else parts
-        return np.concatenate([self.codec.encode(self.vectors(part, "document")) for part in parts])
+        return np.concatenate([self.codec.encode(self.vectors(part)) for part in parts])
 
     def index(self, codes: np.ndarray):
         """A faiss index of the codes: build it once where several searches follow, or to save it."""
@@ -112,10 +102,9 @@ class CompressedModel:
         return faiss_index.to_faiss(self.codec, codes)
 
     def search(self, queries: str | list[str], codes, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best documents of each query; all documents, given as ``codes`` or ``index`` of them, are compared.
+        """Scores and numbers of each query's ``k`` best documents in ``codes``, or an ``index`` of them, best first.
 
-        Returns:
-            Scores and document numbers, shape (queries, k), best first; shape (k,) for a single query.
+        Shape (queries, k), or (k,) for a single query. All documents are compared.
         """
         alone = isinstance(queries, str)
         vectors = self.vectors([queries] if alone else queries, "query")
@@ -129,8 +118,7 @@ class CompressedModel:
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
-        decoder = getattr(self.codec, "decoder_", None)
-        if decoder is None:
+        if (decoder := getattr(self.codec, "decoder_", None)) is None:
             return self.model
         module = decoder if isinstance(decoder, DecoderModule) else DecoderModule.of(decoder)
         return with_modules(self.model, [*self.model, module, Normalize()])
@@ -159,7 +147,7 @@ class CompressedModel:
                 self.decoded().save_pretrained(str(made), create_model_card=False)
                 (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
                 about = {"version": files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
-                about["files"] = {name: file_digest(made / name) for name in _files(made)}
+                about["files"] = _sums(made)
                 (made / MANIFEST).write_text(json.dumps(about, indent=1))
                 if folder.exists():
                     folder.replace(Path(scratch) / "replaced")  # deleted once the new one is there
@@ -170,10 +158,10 @@ class CompressedModel:
         """What ``save`` wrote, on a device; raises ``StudyError`` where files are missing, altered or of another version."""
         folder = Path(folder)
         about = read_manifest(folder)
-        _quiet()
         for name, expected in about["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != expected:
                 raise StudyError(f"saved model {folder}: {name} is missing or was altered; save the model again")
+        _quiet()
         whole, codec, count = load_model(folder, device), files.load_codec(folder / "codec"), about["modules"]
         if count < len(whole):
             codec.decoder_ = whole[count]  # the same weights, with their stops
@@ -218,11 +206,10 @@ def model_fingerprint(model: SentenceTransformer) -> str:
     _quiet()
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch, create_model_card=False)
-        sums = {name: file_digest(Path(scratch) / name) for name in _files(Path(scratch))}
+        sums = _sums(Path(scratch))
         for path in Path(scratch).rglob("config*.json"):
             held = json.loads(path.read_text(encoding="utf-8"))
-            known = {key: value for key, value in held.items() if "version" not in key}
-            sums[path.relative_to(scratch).as_posix()] = known
+            sums[path.relative_to(scratch).as_posix()] = {key: held[key] for key in held if "version" not in key}
     return digest(sums)
 
 
@@ -231,13 +218,12 @@ def _quiet():
     logging.disable_progress_bar()
 
 
-def _files(folder):
-    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in found if name not in (MANIFEST, "README.md")]
+def _sums(folder):
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: file_digest(path) for name, path in found.items() if name not in (MANIFEST, "README.md")}
 
 
 def _checked(texts):
-    """The texts as a list of strings with at least one word each."""
     if isinstance(texts, str) or not (texts := list(texts)):
         raise StudyError("there are no texts; give a list of strings")
     for number, text in enumerate(texts):

@@ -1,8 +1,7 @@
 """A corpus of any size to codes: cut into parts, encoded one by one here or on a Ray cluster, one file per part.
 
-A text's last bits depend on the batch that it is encoded in. So a part always holds the same texts and one call encodes all
-of them: every worker writes the same bytes, as long as all use as many threads. A part that is there and intact is not made
-again, so that a run that was killed goes on where it stopped.
+A text's last bits depend on its batch. So a part always holds the same texts, and one call encodes all of them: every worker
+writes the same bytes if all use as many threads. An intact part is not made again: a killed run goes on where it stopped.
 """
 
 import hashlib
@@ -28,22 +27,11 @@ from ccq_utils.data.text_files import stream_texts
 from ccq_utils.deploy.pipeline import CHUNK, CompressedModel, read_manifest
 from ccq_utils.models.encoding import precision_here
 
-RETRIES, ANSWER = 3, 5
-"""Further tries of a part whose worker died; seconds to wait for a cluster (Ray waits minutes, then ends the process)."""
-
 
 def encode_corpus(
-    model: str | Path,
-    texts: str | Path,
-    out: str | Path,
-    address: str = "",
-    workers: int | None = None,
-    threads: int | None = None,
-    device: str | None = "cpu",
-    part: int = CHUNK,
-    precision: str = "float32",
+    model, texts, out, address="", workers=None, threads=None, device="cpu", part=CHUNK, precision="float32"
 ) -> dict[str, int]:
-    """Encode a corpus with a saved model to a folder of parts, which ``CompressedModel.load_codes`` reads.
+    """Encode a corpus to a folder of parts, which ``CompressedModel.load_codes`` reads; returns how many of them it made.
 
     Args:
         model: Folder of a saved model; on a cluster, at the same path on every machine.
@@ -55,16 +43,13 @@ def encode_corpus(
         device: As of ``CompressedModel.load``; with ``cuda`` each Ray worker holds a GPU.
         part: Texts per part.
         precision: As of ``CompressedModel``; ``auto`` is decided here, for all workers.
-
-    Returns:
-        Number of ``texts``, of ``parts``, and of parts ``made`` now.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
     about = read_manifest(model)
     marks = {"codec": about["codec"], "model": about["model"], "precision": precision_here(precision)}
-    plan = plan_parts(texts, part)
-    missing = {number for number, made_of in enumerate(plan) if not _is_done(out / _file(number), marks, made_of)}
-    held = {}
+    plan, held = plan_parts(texts, part), {}
+    paths = [out / f"part-{number:06d}.safetensors" for number in range(len(plan))]
+    missing = {number for number, path in enumerate(paths) if not _is_done(path, marks, plan[number])}
 
     def chunks():
         for number, (made_of, found) in enumerate(zip_longest(plan, _cut(texts, part))):
@@ -74,16 +59,20 @@ def encode_corpus(
                 held[number], chunk = found
                 yield number, chunk
 
-    if missing:
-        with writing_to(out):
+    with writing_to(out):
+        if missing:
             (out / PARTS).unlink(missing_ok=True)  # from here on the folder counts as unfinished
-        threads = threads or (1 if address else None)
-        work = partial(encode_part, str(model), marks, threads, device)
-        items = ((number, work(chunk)) for number, chunk in chunks())
-        done = _on_ray(work, chunks(), address, workers, threads, device) if address else items
-        for number, codes in progress(done, "parts encoded", len(missing)):
-            save_codes(out / _file(number), codes, held.pop(number), marks | plan[number])
-    _finish(out, marks, [_file(number) for number in range(len(plan))])
+            threads = threads or (1 if address else None)
+            work = partial(encode_part, str(model), marks, threads, device)
+            items = ((number, work(chunk)) for number, chunk in chunks())
+            done = _on_ray(work, chunks(), address, workers, threads, device) if address else items
+            for number, codes in progress(done, "parts encoded", len(missing)):
+                save_codes(paths[number], codes, held.pop(number), marks | plan[number])
+        for path in {*out.glob(f".part-*{PARTIAL}"), *out.glob("part-*.safetensors")} - {*paths}:
+            path.unlink()  # of a longer corpus, of shorter parts or of a killed run
+        parts = {path.name: read_codes(path)[2]["content"] for path in paths}
+        with write_atomically(out / PARTS, "w") as file:
+            json.dump({"version": VERSION, **marks, "parts": parts}, file, indent=1)
     return {"texts": sum(made_of["rows"] for made_of in plan), "parts": len(plan), "made": len(missing)}
 
 
@@ -97,23 +86,20 @@ def encode_part(model: str, marks: dict[str, str], threads: int | None, device, 
 
 
 _loaded = lru_cache(maxsize=1)(CompressedModel.load)
-_file = "part-{:06d}.safetensors".format
 
 
 def _cut(texts, part):
-    """Ids and texts of one part after the other."""
     rows = stream_texts(texts)
     while chunk := list(islice(rows, part)):
         yield [name for name, _ in chunk], [text for _, text in chunk]
 
 
 def _made_of(ids, texts):
-    """What the file of a part says of its texts: how many, and the sha256 of ids and texts."""
     return {"rows": len(ids), "texts": hashlib.sha256(json.dumps([ids, texts]).encode()).hexdigest()}
 
 
 def plan_parts(texts: Path, part: int) -> list[dict]:
-    """What each part is made of, from one pass over a corpus, so that a bad text shows before the long work."""
+    """Number of texts and their sha256, by part, from one pass, so that a bad text shows before the long work."""
     plan, keys = [], array("Q")  # 8 bytes per id are held, whatever its length
     for ids, chunk in _cut(texts, part):
         plan.append(_made_of(ids, chunk))
@@ -126,7 +112,6 @@ def plan_parts(texts: Path, part: int) -> list[dict]:
 
 
 def _is_done(path, marks, made_of):
-    """Whether an intact file of these very texts is there; a damaged one is named in a warning."""
     try:
         held = read_codes(path)[2] if path.is_file() else {}
     except StudyError as error:
@@ -137,17 +122,6 @@ def _is_done(path, marks, made_of):
     return all(held.get(name) == value for name, value in made_of.items())
 
 
-def _finish(folder, marks, names):
-    """List the parts; other files, of a longer corpus, of shorter parts or of a killed run, are removed."""
-    with writing_to(folder):
-        for path in [*folder.glob(f".part-*{PARTIAL}"), *folder.glob("part-*.safetensors")]:
-            if path.name not in names:
-                path.unlink()
-    parts = {name: read_codes(folder / name)[2]["content"] for name in names}
-    with write_atomically(folder / PARTS, "w") as file:
-        json.dump({"version": VERSION, **marks, "parts": parts}, file, indent=1)
-
-
 def _on_ray(work, items, address, workers, threads, device):
     """Key and result of each item, as Ray's tasks finish; no more items are read than there are workers."""
     ray, ours = _connect(address, workers and workers * threads)
@@ -156,7 +130,7 @@ def _on_ray(work, items, address, workers, threads, device):
         room = min(int(held.get(name, 0)) // count for name, count in needed.items() if count)
         if (workers or 1) > room:
             raise StudyError(f"the Ray cluster has room for {room} workers that need {needed}; ask for less")
-        remote = ray.remote(num_cpus=threads, num_gpus=needed["GPU"], max_retries=RETRIES)
+        remote = ray.remote(num_cpus=threads, num_gpus=needed["GPU"], max_retries=3)  # where a worker dies
         task, waiting, items = remote(lambda argument: work(argument)), {}, iter(items)
         while True:
             for key, argument in islice(items, (workers or room) - len(waiting)):
@@ -166,9 +140,7 @@ def _on_ray(work, items, address, workers, threads, device):
             (done,), _ = ray.wait(list(waiting))
             yield waiting.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, StudyError):
-            raise error.cause from None
-        raise
+        raise error.cause from error
     except ray.exceptions.RayError as error:
         raise StudyError(f"a Ray worker keeps dying ({in_one_line(error)}); perhaps take smaller parts") from error
     finally:
@@ -185,13 +157,14 @@ def _connect(address, cpus):
 
     if ray.is_initialized():
         return ray, False
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    local = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     try:
         if address not in ("local", "auto"):
             host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=ANSWER).close()
-        ray.init(address, **quiet, **({"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}))
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray waits minutes, then ends the process
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # a node that starts too slowly is a bare Exception
-        reason = in_one_line(error)
-        raise StudyError(f"no Ray cluster at {address!r} ({reason}); see ray start, or give local") from error
+        raise StudyError(
+            f"no Ray cluster at {address!r} ({in_one_line(error)}); see ray start, or give local"
+        ) from error
     return ray, True

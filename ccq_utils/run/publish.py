@@ -21,9 +21,6 @@ from ccq_utils.study.claims import load_claims
 
 LIMIT = 1_500_000
 """Bytes that a committed notebook may have."""
-KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-WIDGET = "application/vnd.jupyter.widget-view+json"
-PICTURES = ("image/png", "image/jpeg")  # base64 is no text
 PROFILES = ("small", "default")
 """Profiles whose tables stand side by side, in this order, where they are committed."""
 STATES = ("holds", "does not hold", "partly", "undecided", "not testable here")
@@ -47,9 +44,7 @@ tables judge it. A number is a mean over tasks with its 95 % interval. *Concat* 
 def publish(profile: str = "default") -> list[Path]:
     """Write the outputs of a finished run into the notebooks, all of them or none; returns the files written.
 
-    Raises:
-        StudyError: A notebook is not finished, its code changed since, it is too large, its outputs hold an error, a
-            warning or a path of this machine, or a text has a marker for which the tables and the last cold run tell nothing.
+    Raises ``StudyError`` where a notebook is not up to date or too large, ``with_outputs`` does, or a marker has no value.
     """
     job, texts = Run(profile), {}
     stale = [path.stem for path in job.notebooks if not job.up_to_date(path)]
@@ -112,9 +107,8 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
     """data/CLAIMS.md: how many claims came out how, then all of them by notebook with what each profile's tables say."""
     parts, by_notebook, kinds = [HEAD], {}, {}
     for one in load_claims():
-        cells = [_cell(table, one.id) for table in claims.values()]
-        row = [f"**{one.id}** {one.statement}", f"{one.setting} ({one.holds})", *cells]
-        by_notebook.setdefault(one.notebook, []).append(row)
+        row = [f"**{one.id}** {one.statement}", f"{one.setting} ({one.holds})"]
+        by_notebook.setdefault(one.notebook, []).append([*row, *(_cell(table, one.id) for table in claims.values())])
         whose = "the paper's claims" if one.source.startswith("paper") else "this study's own"
         whose = "the paper's open questions" if re.search("open question|next check", one.source) else whose
         kinds.setdefault(whose, []).append(one.id)
@@ -150,18 +144,18 @@ def _cell(table, claim):
 
 
 def with_outputs(source, executed, name: str):
-    """A notebook with the outputs of its run, without traces of the machine; raises ``StudyError`` as ``publish`` does.
-
-    Adjacent pieces of one stream become one. Widgets are left out, whose state is gone with the kernel.
-    """
-    source.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    """A notebook with its run's outputs, streams joined; ``StudyError`` for an error, a warning, a path of this machine."""
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    source.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for count, (cell, ran) in enumerate(zip(code_cells(source), code_cells(executed), strict=True), start=1):
         cell.execution_count, cell.outputs = count, []
         for output in ran.outputs:
             last = cell.outputs[-1] if cell.outputs else {}
             if output.output_type == "stream" and output.name == last.get("name"):
                 last.text += output.text
-            elif WIDGET not in output.get("data", {}) and (output.get("name") != "stderr" or output.text.strip()):
+            elif output.get("name") == "stderr" and not output.text.strip():
+                continue
+            elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):  # its state is gone
                 cell.outputs.append(output)
         for output in cell.outputs:
             _check(output, f"{name}, cell [{count}]")
@@ -176,7 +170,10 @@ def _check(output, place):
     if output.get("name") == "stderr":
         raise StudyError(f"{place} wrote to stderr: {output.text.strip().splitlines()[0][:200]}")
     folders = "|".join(re.escape(folder) for folder in {str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"})
-    data = [str(content) for kind, content in output.get("data", {}).items() if kind not in PICTURES]
-    for text in [output.get("text", ""), *data]:
+    data = output.get("data", {})
+    for text in [
+        output.get("text", ""),
+        *(str(data[kind]) for kind in data if kind not in ("image/png", "image/jpeg")),
+    ]:
         if found := re.search(rf"(?<![\w.])({folders})(?![\w-])", text):
             raise StudyError(f"{place} shows a path of this machine: {text[found.start() : found.end() + 40]!r}")

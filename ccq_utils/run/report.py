@@ -22,10 +22,10 @@ def read(results: Path) -> dict:
 
 
 def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bool) -> None:
-    """Write the report of a ``runner.Run`` that took ``seconds`` and did not skip the notebooks ``executed``.
+    """Write the report of a ``runner.Run`` that did not skip the notebooks ``executed``; ``about`` is its ``environment``.
 
     A run is *cold* if its cache was empty at the start and no notebook was skipped. Times that are stated anywhere come
-    from ``cold_run``, the last such run; later runs hand it on. ``about`` is what ``environment`` said at the start.
+    from ``cold_run``, the last such run; later runs hand it on.
     """
     states = {path.stem: job.state[path.stem] for path in job.notebooks if path.stem in job.state}
     notebooks = [
@@ -35,12 +35,10 @@ def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bo
     report = {"profile": job.profile.name, "seed": job.profile.seed, **about}
     report["precision"] = precision_here(job.profile.precision)
     report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
-    report |= {"seconds": round(seconds, 1), "notebooks": notebooks}
+    report |= {"seconds": round(seconds, 1), "notebooks": notebooks, "cold_run": read(job.results).get("cold_run")}
     if report["cold"]:
         report["cold_run"] = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
         report["cold_run"]["notebooks"] = {name: [it.seconds, it.peak_memory_mb] for name, it in states.items()}
-    else:
-        report["cold_run"] = read(job.results).get("cold_run")
     report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
     with write_atomically(job.results / NAME, "w") as file:
         file.write(json.dumps(report, indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Runs the numbered notebooks in order, skips those that are up to date and keeps what has finished.
 
-A notebook is up to date when everything that it was made from (``Run.input_hash``) is unchanged, it finished, and the
-tables that it wrote are still as it left them. Notebook ``NN_name`` writes tables whose names start with ``NN_``.
+A notebook is up to date when it finished, all that it was made from (``Run.input_hash``) is unchanged, and the tables that it
+wrote are still as it left them. Notebook ``NN_name`` writes tables whose names start with ``NN_``.
 """
 
 import hashlib
@@ -37,12 +37,6 @@ from ccq_utils.run import report as run_report
 NOT_HASHED = {"run", "cli.py"}
 """Sub-packages and modules that notebooks' results do not depend on."""
 
-QUIET = {
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # ipykernel's debugger otherwise warns about frozen modules
-    "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel "python3" of this environment, not one of the user's folder
-    "PYTHONWARNINGS": "ignore:texts longer than:UserWarning",  # which a member cuts: said to whoever encodes by hand
-}
-
 
 @dataclass
 class NotebookState:
@@ -55,11 +49,7 @@ class NotebookState:
 
 
 class Run:
-    """One profile's notebooks, folders and the state that is kept between calls.
-
-    Raises:
-        StudyError: An unknown or invalid profile, or no notebooks.
-    """
+    """One profile's notebooks, folders and the state that is kept between calls."""
 
     def __init__(self, profile: str = "default", output: str = ""):
         self.profile = load_profile(profile)
@@ -72,10 +62,9 @@ class Run:
         if not self.notebooks:
             raise StudyError(f"no notebooks NN_*.ipynb in {paths.NOTEBOOKS}; run from a whole checkout")
         self.state_file = self.executed / "run_state.json"
+        held = self.state_file.read_bytes() if self.state_file.is_file() else b"{}"
         try:
-            self.state = TypeAdapter(dict[str, NotebookState]).validate_json(self.state_file.read_bytes())
-        except OSError:  # nothing has been run yet
-            self.state = {}
+            self.state = TypeAdapter(dict[str, NotebookState]).validate_json(held)
         except ValidationError:
             _say(f"{paths.shown(self.state_file)} is damaged; all notebooks count as not run")
             self.state = {}
@@ -131,12 +120,10 @@ class Run:
                 on_cell_execute=lambda cell_index, **_: seen.update(cell=cell_index + 1),
                 on_cell_executed=lambda **_: seen.update(peak=max(seen["peak"], _peak_memory())),
             )
-        state = NotebookState(inputs, round(time.monotonic() - seen["since"], 1), seen["peak"] or None)
-        state.tables = self.tables(notebook)
-        self.state[notebook.stem] = state
+        seconds, peak = round(time.monotonic() - seen["since"], 1), seen["peak"] or None
+        self.state[notebook.stem] = NotebookState(inputs, seconds, peak, self.tables(notebook))
         self._save_state()
-        memory = f", {state.peak_memory_mb:.0f} MB" if state.peak_memory_mb else ""
-        _say(f"{notebook.stem}: done, elapsed {clock(state.seconds)}{memory}")
+        _say(f"{notebook.stem}: done, elapsed {clock(seconds)}{f', {peak:.0f} MB' if peak else ''}")
 
     def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
         """What went wrong, in lines to print."""
@@ -158,17 +145,15 @@ class Run:
 def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
     """Say how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
 
-    Yields what is seen of it: ``cell``, counted from one; ``peak`` memory in MB, 0 where unknown; the time ``since`` when
-    it runs. ``before`` is the seconds that an earlier run took, if known; that run may have had a cache.
+    Yields what is seen of it: ``cell``, counted from one; ``peak`` memory in MB, 0 where unknown; ``since`` when it runs.
     """
     seen, ended, terminal = {"cell": 0, "peak": 0.0, "since": time.monotonic()}, threading.Event(), sys.stderr.isatty()
 
     def speak():
         while not ended.wait(1 if terminal else EVERY):
             line = f"{label}: cell {seen['cell']} of {cells}, elapsed {clock(time.monotonic() - seen['since'])}"
-            with suppress(OSError):
-                step = file.read_text(encoding="utf-8")
-                line += f"; {step}" if step else ""
+            step = file.read_text(encoding="utf-8") if file.is_file() else ""
+            line += f"; {step}" if step else ""
             if terminal:
                 line = f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
             _say(line, end="" if terminal else "\n")
@@ -188,12 +173,12 @@ def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
 
 
 def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
-    """Run a profile's notebooks, or ``only`` one; returns the exit code: 0, 1 for a failed cell, 130 for Ctrl-C.
-
-    Raises:
-        StudyError: As ``Run`` does; an unknown notebook; a full disk; a folder that cannot be written.
-    """
-    os.environ.update(QUIET)
+    """Run a profile's notebooks, or ``only`` one; returns the exit code: 0, 1 for a failed cell, 130 for Ctrl-C."""
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # ipykernel's debugger otherwise warns about frozen modules
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # the kernel "python3" of this environment, not one of the user's folder
+    )
+    os.environ["PYTHONWARNINGS"] = "ignore:texts longer than:UserWarning"  # said to whoever encodes by hand
     quiet_libraries()
     for name in ("papermill", "asyncio"):  # what goes wrong is told here; after Ctrl-C they would add tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -205,7 +190,6 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
         (folder / ".write_probe").unlink()
     empty_cache = not any(paths.cache_folder().glob("*"))
     about, started, executed = environment(), time.monotonic(), []
-    notebook = chosen[0]
     try:
         with files.writing_to(job.executed):
             for notebook in chosen:
@@ -216,9 +200,8 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
                 executed.append(notebook.stem)
             run_report.write(job, about, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
-        _say(
-            f"interrupted in {notebook.stem}; finished notebooks are kept, the same command resumes there (no --force)"
-        )
+        where = f"interrupted in {notebook.stem}; finished notebooks are kept"
+        _say(f"{where}, the same command resumes there (no --force)")
         return 130
     except (PapermillExecutionError, DeadKernelError) as error:
         _say(f"ccq: {job.explain(notebook, error)}")
@@ -243,12 +226,11 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def _peak_memory():
     """The most MB that a kernel ever held; Linux tells it while the kernel lives."""
-    peaks = [0.0]
+    peaks = [0]
     for child in psutil.Process().children():
         with suppress(OSError):
-            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
-            peaks += [round(int(peak) * 1.024e-3, 1) for peak in re.findall(r"VmHWM:\s+(\d+) kB", status)]
-    return max(peaks)
+            peaks += map(int, re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text()))
+    return round(max(peaks) * 1.024e-3, 1)
 
 
 def _say(text, end="\n"):

@@ -16,7 +16,6 @@ their whole numbers and texts; where one of these changed, a row is missing.
 """
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +36,7 @@ WORDS = ("OK", "close", "DIFFERENT")
 
 
 def verify(profile: str, run: Path) -> pd.DataFrame:
-    """Compare the tables in ``run/results`` with the committed ones of a profile, where both have some.
-
-    Returns one row per table row: ``table``, ``row`` (what it is about), ``status``, ``column`` (the one furthest off),
-    ``committed``, ``measured``.
-    """
+    """The tables in ``run/results`` against a profile's committed ones: a row per row, with the column furthest off."""
     committed, fresh = folders = paths.results_folder(profile), run / "results"
     for folder in folders:
         if not list(folder.glob(TABLES)):
@@ -49,11 +44,9 @@ def verify(profile: str, run: Path) -> pd.DataFrame:
     parts = [edited(committed), recomputed(committed)]
     for name in sorted({path.name for folder in folders for path in folder.glob(TABLES)}):
         table, there = Path(name).stem, [folder / name for folder in folders if (folder / name).is_file()]
-        if len(there) == 2:
-            parts.append(compare(*map(pd.read_csv, there), table))
-        else:
-            where = "the run" if there[0].parent == committed else "the committed tables"
-            parts.append(pd.DataFrame([_row(table, "whole table", 2, f"missing from {where}")]))
+        where = "the run" if there[0].parent == committed else "the committed tables"
+        alone = pd.DataFrame([_row(table, "whole table", 2, f"missing from {where}")])
+        parts.append(compare(*map(pd.read_csv, there), table) if len(there) == 2 else alone)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -67,22 +60,18 @@ def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, scale: 
     left, right = (_by_label(frame, keys) for frame in (committed, measured))
     rows = []
     for label in left | right:
+        found = 2, f"missing from the {'run' if label in left else 'committed table'}"
         if label in left and label in right:
             found = _compare_row(left[label], right[label], numbers, findings, scale)
-        else:
-            found = 2, f"missing from the {'run' if label in left else 'committed table'}"
         rows.append(_row(table, label[0], *found))
     return pd.DataFrame(rows)
 
 
 def _by_label(frame, keys):
     """Rows by what they are about and their number among those that are about the same."""
-    seen, rows = Counter(), {}
-    for row in frame.to_dict("records"):
-        about = ", ".join(str(row[key]) for key in keys)
-        seen[about] += 1
-        rows[about, seen[about]] = row
-    return rows
+    rows = frame.to_dict("records")
+    about = pd.Series([", ".join(str(row[key]) for key in keys) for row in rows], dtype=object)
+    return dict(zip(zip(about, about.groupby(about).cumcount(), strict=True), rows, strict=True))
 
 
 def _compare_row(old, new, numbers, findings, scale):
@@ -136,8 +125,7 @@ def edited(committed: Path) -> pd.DataFrame:
 
 def recomputed(committed: Path) -> pd.DataFrame:
     """The committed claims against verdicts computed again from the committed per-query scores."""
-    path = committed / run_report.CLAIMS
-    if not path.is_file():
+    if not (path := committed / run_report.CLAIMS).is_file():
         return pd.DataFrame()
     return compare(pd.read_csv(path), claims.verdicts(committed), f"{path.stem}, recomputed", scale=0.002)
 
