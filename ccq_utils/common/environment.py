@@ -10,17 +10,15 @@ from pathlib import Path
 
 from ccq_utils.common import paths
 
-SOURCES = ["ccq_utils", "notebooks", "pyproject.toml", "requirements.lock"]
-
 
 def environment() -> dict:
-    """Commit (None outside of git), whether ``SOURCES`` differ from it, Python, machine, threads and direct dependencies."""
-    commit = _git("rev-parse", "HEAD")
+    """Commit (None outside of git), whether sources differ from it, Python, machine, threads and direct dependencies."""
+    commit, sources = _git("rev-parse", "HEAD"), ("ccq_utils", "notebooks", "pyproject.toml", "requirements.lock")
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = sorted(re.match(r"[\w.-]+", line).group() for line in project["dependencies"])
     return {
         "git_commit": commit,
-        "git_dirty": commit and bool(_git("status", "--porcelain", "--", *SOURCES)),
+        "git_dirty": commit and bool(_git("status", "--porcelain", "--", *sources)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),

@@ -10,8 +10,7 @@ from typing import IO
 
 from ccq_utils.common.errors import StudyError
 
-PARTIAL = ".partial"
-"""How the names of files end that are still being written; after a kill such a file may be left behind."""
+PARTIAL = ".partial"  # how names of files end that are still being written; a kill may leave such a file behind
 
 
 @contextmanager

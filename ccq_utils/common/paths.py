@@ -14,19 +14,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CCQ_CACHE") or ROOT / "data" / "cache")
 
 
-def results_folder(profile: str, output: str = "") -> Path:
-    """The tables of a profile: ``data/results/PROFILE``, or ``OUTPUT/results`` where an output folder is given."""
-    return Path(output).resolve() / "results" if output else ROOT / "data" / "results" / profile
+def folders(profile: str, output: str = "") -> tuple[Path, Path, Path]:
+    """Folders of a profile's tables, figures and executed notebooks: of the checkout, or in ``output`` where it is given."""
+    if output:
+        return tuple(Path(output).resolve() / kind for kind in ("results", "figures", "notebooks"))
+    return results_folder(profile), ROOT / "figures" / profile, BUILD / profile
 
 
-def figures_folder(profile: str, output: str = "") -> Path:
-    """The figures of a profile: ``figures/PROFILE``, or ``OUTPUT/figures`` where an output folder is given."""
-    return Path(output).resolve() / "figures" if output else ROOT / "figures" / profile
-
-
-def executed_folder(profile: str, output: str = "") -> Path:
-    """The executed notebooks of a profile: ``build/PROFILE``, or ``OUTPUT/notebooks`` where an output folder is given."""
-    return Path(output).resolve() / "notebooks" if output else BUILD / profile
+def results_folder(profile: str) -> Path:
+    """The tables of a profile in the checkout."""
+    return ROOT / "data" / "results" / profile
 
 
 def shown(path: Path) -> str:

@@ -1,7 +1,6 @@
 """How far a long step is: a bar on a terminal and in a notebook, a line now and then where there is neither.
 
-Under ``ccq run`` kernels keep their newest line in the file that ``CCQ_PROGRESS`` names, and the runner shows it; nothing
-of it gets into a notebook's outputs.
+Under ``ccq run`` kernels keep their newest line in the file that ``CCQ_PROGRESS`` names, and the runner shows it.
 """
 
 import os
@@ -11,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-EVERY = 60.0
-"""Seconds between two lines of a log."""
+EVERY = 60.0  # seconds between two lines of a log
 _log = SimpleNamespace(depth=0, last=-EVERY)  # steps under way, one within the other; when the last line was written
 
 

@@ -52,10 +52,8 @@ def load_corpora(spec: TextSpec, seed: int) -> Corpora:
             groups += [group] * (len(found[use]) - len(groups))
     for name, size in wanted.items():
         if len(found[name]) < size:
-            raise StudyError(
-                f"training text gives only {len(found[name])} {name} passages of {spec.min_words} words or more,"
-                f" {size} were asked for; lower training.passages or name more text"
-            )
+            few = f"only {len(found[name])} {name} passages of {spec.min_words} words or more, {size} were asked for"
+            raise StudyError(f"training text gives {few}; lower training.passages or name more text")
     return Corpora(**found, pairs=pairs, groups=groups)
 
 

@@ -54,9 +54,8 @@ def stream(spec: TextSpec, seed: int) -> Iterator[tuple[str, str]]:
             builder.config.fragment_scan_options = ParquetFragmentScanOptions(pre_buffer=False)
         for row in builder.as_streaming_dataset(split=spec.split).shuffle(seed=seed, buffer_size=SHUFFLED):
             if spec.text_field not in row:
-                raise StudyError(
-                    f"data set {name!r} has no column {spec.text_field!r}; text_field may be: {', '.join(row)}"
-                )
+                problem = f"has no column {spec.text_field!r}; text_field may be: {', '.join(row)}"
+                raise StudyError(f"data set {name!r} {problem}")
             yield str(row.get(spec.title_field) or ""), str(row[spec.text_field] or "")
 
 
@@ -90,10 +89,8 @@ def reaching(what: str, revision: str):
         elif caused(errors.RepositoryNotFoundError) or type(error).__name__ == "DatasetNotFoundError":
             way = "is not on the hub, or is private; check the id, or set HF_TOKEN where you have access"
         elif caused(*unreached):
-            way = (
-                f"cannot be fetched from {constants.ENDPOINT} ({in_one_line(chain[-1])}) and is not, or not wholly, in"
-                " the cache; check the network and run again: what was fetched is kept"
-            )
+            way = f"cannot be fetched from {constants.ENDPOINT} ({in_one_line(chain[-1])}) and is not, or not wholly, in the"
+            way += " cache; check the network and run again: what was fetched is kept"
         elif isinstance(error, (ValueError, FileNotFoundError)):  # a configuration, split or file that is not there
             way = f"is not as expected at revision {revision}: {in_one_line(error)}"
         else:

@@ -27,8 +27,8 @@ MAX_BODY_WORDS = 100
 """Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens."""
 MIN_SUMMARY_WORDS = 3
 NEAR_DUPLICATE = 0.8
-"""Jaccard similarity of word 3-grams from which two bodies count as one document; at 0.8 the shared setters of
-scikit-learn's estimators and the operator families of pandas fall together, different functions do not."""
+"""Jaccard similarity of word 3-grams from which two bodies count as one document: setters that scikit-learn's estimators
+share and pandas' families of operators fall together, different functions do not."""
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,8 @@ def stream_texts(place: Path, owner: str = "texts") -> Iterator[tuple[str, str]]
         for count, row in enumerate(read_jsonl(path, owner), 1):
             name, parts = str(row.get("_id", row.get("id", ""))), [row.get("title") or "", row["text"]]
             if not name or not all(isinstance(part, str) for part in parts) or not " ".join(parts).strip():
-                raise StudyError(
-                    f"{owner}: object {count} of {path.name}, id {name!r}, has the text {row['text']!r:.60}; give an id and"
-                    " a string with at least one word, or leave it out"
-                )
+                problem = f"object {count} of {path.name}, id {name!r}, has the text {row['text']!r:.60}"
+                raise StudyError(f"{owner}: {problem}; give an id and a string with at least one word, or leave it out")
             yield name, " ".join(parts).strip()
 
 

@@ -97,10 +97,8 @@ def _wheel_file(package, relative, sha256, wheel):
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0] if spec else "", relative)
     if not path.is_file() or file_digest(path) != sha256:
-        raise StudyError(
-            f"{relative} of the wheel {wheel!r} is missing or not the published file (sha256 {sha256[:12]}...); install it"
-            " again: pip install --force-reinstall -r requirements.lock"
-        )
+        problem = f"{relative} of the wheel {wheel!r} is missing or not the published file (sha256 {sha256[:12]}...)"
+        raise StudyError(f"{problem}; install it again: pip install --force-reinstall -r requirements.lock")
     return path
 
 

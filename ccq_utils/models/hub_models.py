@@ -71,10 +71,8 @@ def modules(folder: Path, spec: HubModel) -> list:
         else:
             raise StudyError(f"the files of {spec.hub!r} do not say how tokens are pooled; add pooling: to the profile")
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise StudyError(
-            f"model {spec.hub!r} cannot be loaded ({in_one_line(error)}); foreign code is never run; if a file is damaged,"
-            f" delete {folder} and run again"
-        ) from error
+        way = f"foreign code is never run; if a file is damaged, delete {folder} and run again"
+        raise StudyError(f"model {spec.hub!r} cannot be loaded ({in_one_line(error)}); {way}") from error
     if spec.max_length:
         found[0].max_seq_length = spec.max_length
     return found

@@ -55,9 +55,7 @@ class Run:
         self.profile = load_profile(profile)
         given = str(profile_path(profile)) if Path(profile).suffix in (".yaml", ".yml") else profile
         self.parameters = {"profile": given, "output": str(Path(output).resolve()) if output else ""}
-        self.results = paths.results_folder(self.profile.name, output)
-        self.figures = paths.figures_folder(self.profile.name, output)
-        self.executed = paths.executed_folder(self.profile.name, output)
+        self.results, self.figures, self.executed = paths.folders(self.profile.name, output)
         self.notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
         if not self.notebooks:
             raise StudyError(f"no notebooks NN_*.ipynb in {paths.NOTEBOOKS}; run from a whole checkout")

@@ -82,7 +82,7 @@ class Measurement(Strict):
     def _complete(self):
         needed = {
             "retention difference": "measured reference other other_reference",
-            "correlation": "table x y",
+            "correlation": "table x y pairs",
             "seeds": "table y",
         }.get(self.statistic, "measured reference")
         if missing := [key for key in needed.split() if not getattr(self, key)]:
@@ -199,8 +199,7 @@ def _measure(claim, results, scores, seed):
             return nothing
         table = _matching(pd.read_csv(path), test.rows)
         if test.statistic == "correlation":
-            pairs = table[test.pairs] if test.pairs else None
-            return rank_correlation(table[test.x], table[test.y], pairs, RESAMPLES, seed), {}, 1, np.nan
+            return rank_correlation(table[test.x], table[test.y], table[test.pairs]), {}, 1, np.nan
         interval = over_seeds(table[test.y])
         return (interval, {}, len(table), table[test.y].std()) if interval else nothing
     runs = [_select(scores, chosen, claim.id) for chosen in test.selections]

@@ -144,19 +144,14 @@ def macro(table: pd.DataFrame) -> pd.DataFrame:
     return table[means] if means.any() or table.empty else table[table["task"] == table["task"].iloc[0]]
 
 
-def rank_correlation(x, y, pairs=None, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Spearman's rank correlation of two columns with its 95 % interval.
+def rank_correlation(x, y, pairs) -> Interval:
+    """Spearman's rank correlation of two columns, each row of which is about two models, with its 95 % interval.
 
-    Independent rows are resampled. Where each row is about two models, ``pairs`` ``(n, 2)``, rows share models: there each
-    model is left out in turn (jackknife of a U-statistic, Arvesen, Ann. Math. Stat. 40, 1969), with Student's quantile for so
-    few models, ends cut at -1 and 1; fewer than four models say nothing, -1 to 1.
+    Rows share models, so each model is left out in turn (jackknife of a U-statistic, Arvesen, Ann. Math. Stat. 40, 1969);
+    Student's quantile for so few models, ends cut at -1 and 1; fewer than four models say nothing, -1 to 1.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     estimate = float(spearmanr(x, y).statistic)
-    if pairs is None:
-        index = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-        drawn = [spearmanr(x[rows], y[rows]).statistic for rows in index]
-        return Interval(estimate, *map(float, np.nanquantile(drawn, [0.025, 0.975])), len(x))
     pairs, half = np.asarray(pairs), np.inf
     models = np.unique(pairs)
     if len(models) >= 4:

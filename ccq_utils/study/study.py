@@ -47,8 +47,7 @@ class Study:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.step = step
         self.cache = Cache(paths.cache_folder())
-        self.results = paths.results_folder(self.profile.name, output)
-        self.figures = paths.figures_folder(self.profile.name, output)
+        self.results, self.figures, _ = paths.folders(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
         self._scores: list[pd.DataFrame] = []
 
@@ -127,11 +126,6 @@ class Study:
         """The concat of a text, ``(n, D)``: of the selection or of ``members``; weighted where ``shares`` are given."""
         found = [self.member_vectors(member, text, split) for member in members or self.members]
         return concat(found, shares, normalised)
-
-    @property
-    def dims(self) -> int:
-        """D, the width of the selection's concat."""
-        return sum(self.member_vectors(member, "calibration").shape[1] for member in self.members)
 
     def evaluator(self, task: str, split: str = "test") -> Evaluator:
         """The scorer of one task and split; a task without validation queries has only ``test``."""
