@@ -83,9 +83,8 @@ def evaluate(
     """Compare compression methods on your own BEIR folder."""
     from ccq_utils.analyses import comparison
 
-    report = comparison.evaluate_task(
-        task, bytes, profile, peers, exclude_self=exclude_self, allow_missing=allow_missing
-    )
+    options = {"exclude_self": exclude_self, "allow_missing": allow_missing}
+    report = comparison.evaluate_task(task, bytes, profile, peers, **options)
     if json:
         comparison.write_report(report, Path(json))
     print(comparison.summary(report))
@@ -109,11 +108,9 @@ def fit(
 
     check_place(Path(output))  # before the long work
     check_name(codec)
-    own = list(read_texts(Path(texts)).values()) if texts else None
-    model = CompressedModel.from_profile(profile, bytes, codec, own is None, run, device, precision)
-    if own is not None:
-        model.fit(own)
-    model.save(output)
+    own = list(read_texts(Path(texts)).values()) if texts else []
+    model = CompressedModel.from_profile(profile, bytes, codec, not own, run, device, precision)
+    (model.fit(own) if own else model).save(output)
     print(f"{output}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
 
 

@@ -89,7 +89,7 @@ def values() -> dict[str, str]:
         cells = [f"`{of}` {_cell(table, name)}" for of, table in claims.items() if name in table.index]
         found[f"claim:{name}"] = "; ".join(cells)
     if sizes:
-        found["table:bytes"] = "\n\n".join(per_byte(table, name) for name, table in sizes.items())
+        found["table:bytes"] = "\n\n".join(_per_byte(table, name) for name, table in sizes.items())
     if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
         taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
         found |= {f"time:{at}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for at, s in taken.items()}
@@ -115,14 +115,13 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
     for name, table in claims.items():
         counts = [f"* {kind}: {_counts(table['verdict'].reindex(ids).dropna())}" for kind, ids in kinds.items()]
         parts.append("\n".join([f"Profile `{name}`:", "", *counts]))
-    head = ["claim", "setting (it holds where)", *claims]
     for notebook, rows in sorted(by_notebook.items()):
-        parts.append(f"## {notebook}\n\n{figures.markdown(pd.DataFrame(rows, columns=head))}")
+        table = pd.DataFrame(rows, columns=["claim", "setting (it holds where)", *claims])
+        parts.append(f"## {notebook}\n\n{figures.markdown(table)}")
     return "\n\n".join(parts) + "\n"
 
 
-def per_byte(table: pd.DataFrame, profile: str) -> str:
-    """07_more_per_byte for README: retention with its interval by size and what was fitted on; the best rival is named."""
+def _per_byte(table, profile):
     by = ["factor", "fitted_on"]
     cells = figures.cells(table, by, "who")
     cells["best rival"] += ", " + table[table["who"] == "best rival"].set_index(by)["method"]

@@ -31,18 +31,19 @@ from ccq_utils.study import claims
 SCORE, LOSS, CLOSE = 0.005, 0.05, 4
 """Tolerances of a score and, as a share, of a loss; how many times as far is still close."""
 FINDINGS = ["note", "shares"]
-TABLES = "[0-9][0-9]_*.csv"
 WORDS = ("OK", "close", "DIFFERENT")
 
 
 def verify(profile: str, run: Path) -> pd.DataFrame:
     """The tables in ``run/results`` against a profile's committed ones: a row per row, with the column furthest off."""
     committed, fresh = folders = paths.results_folder(profile), run / "results"
+    names = set()
     for folder in folders:
-        if not list(folder.glob(TABLES)):
+        if not (found := {path.name for path in folder.glob("[0-9][0-9]_*.csv")}):
             raise StudyError(f"no tables in {paths.shown(folder)}; run `ccq run --profile {profile}` first")
+        names |= found
     parts = [edited(committed), recomputed(committed)]
-    for name in sorted({path.name for folder in folders for path in folder.glob(TABLES)}):
+    for name in sorted(names):
         table, there = Path(name).stem, [folder / name for folder in folders if (folder / name).is_file()]
         where = "the run" if there[0].parent == committed else "the committed tables"
         alone = pd.DataFrame([_row(table, "whole table", 2, f"missing from {where}")])
@@ -68,7 +69,6 @@ def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, scale: 
 
 
 def _by_label(frame, keys):
-    """Rows by what they are about and their number among those that are about the same."""
     rows = frame.to_dict("records")
     about = pd.Series([", ".join(str(row[key]) for key in keys) for row in rows], dtype=object)
     return dict(zip(zip(about, about.groupby(about).cumcount(), strict=True), rows, strict=True))
@@ -95,7 +95,6 @@ def _compare_row(old, new, numbers, findings, scale):
 
 
 def _interval(row, column):
-    """The interval that a number or verdict belongs to; NaN where it has none of its own."""
     stem = re.sub("(_?low|_?high|_?verdict)$", "", column)
     if column == "verdict" and "difference_low" in row:  # of the difference that stands beside a retention
         stem = "difference"
