@@ -160,4 +160,4 @@ def test_rank_correlation_of_three_models_says_nothing():
 def test_mean_over_seeds_has_students_interval():
     found = over_seeds([1.0, 2.0, 3.0])
     assert found.estimate == 2 and found.high - 2 == pytest.approx(4.3027 / np.sqrt(3), abs=1e-4)
-    assert over_seeds([1.0]) is None
+    assert over_seeds([1.0]) is None and over_seeds([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0, 3)

@@ -167,8 +167,11 @@ def over_seeds(values) -> Interval | None:
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    ends = t.interval(0.95, len(values) - 1, values.mean(), sem(values))
-    return Interval(float(values.mean()), *map(float, ends), len(values))
+    mean, half = (
+        float(values.mean()),
+        float(t.ppf(0.975, len(values) - 1) * sem(values)),
+    )  # t.interval: NaN for no spread
+    return Interval(mean, mean - half, mean + half, len(values))
 
 
 def holm(p_values) -> np.ndarray:
