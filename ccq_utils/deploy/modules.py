@@ -160,11 +160,7 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
 
 
 def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
-    """A folder's or hub id's model of sentence-transformers' modules and of ours; ``hub``: as ``hub_options`` gives.
-
-    Raises:
-        StudyError: No saved model there, a file that is missing or damaged, or a module of any other package: it is not run.
-    """
+    """A folder's or hub id's model of sentence-transformers' modules and of ours; ``StudyError`` where code is of others."""
     check_device(device)
     name, modules, held = str(name_or_path), [], {}
     options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))

@@ -58,7 +58,6 @@ class CompressedModel:
             codec: A name in ``codecs.percentile.CODECS``; ``decoder`` trains one for these shares.
             general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
             output: Where the profile's notebooks wrote to; empty for the checkout.
-            device: Where the members run; None takes the best there is.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study

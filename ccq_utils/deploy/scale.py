@@ -36,8 +36,7 @@ def encode_corpus(
     Args:
         model: Folder of a saved model; on a cluster, at the same path on every machine.
         texts: A ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them; read twice and never held as a whole.
-        address: Empty encodes here, one part after the other. With Ray: ``local`` starts a cluster on this machine,
-            ``auto`` finds the one that runs on it, or ``host:port`` or ``ray://host:port``.
+        address: Empty encodes here. With Ray: ``local`` (started here), ``auto``, ``host:port`` or ``ray://host:port``.
         workers: Parts encoded at once with Ray; as many as the cluster has room for where None.
         threads: Of each worker; None is one with Ray, and what torch takes without.
         device: As of ``CompressedModel.load``; with ``cuda`` each Ray worker holds a GPU.
@@ -164,7 +163,6 @@ def _connect(address, cpus):
             socket.create_connection((host, int(port)), timeout=5).close()  # Ray waits minutes, then ends the process
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # a node that starts too slowly is a bare Exception
-        raise StudyError(
-            f"no Ray cluster at {address!r} ({in_one_line(error)}); see ray start, or give local"
-        ) from error
+        reason = in_one_line(error)
+        raise StudyError(f"no Ray cluster at {address!r} ({reason}); see ray start, or give local") from error
     return ray, True

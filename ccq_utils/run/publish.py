@@ -42,10 +42,7 @@ tables judge it. A number is a mean over tasks with its 95 % interval. *Concat* 
 
 
 def publish(profile: str = "default") -> list[Path]:
-    """Write the outputs of a finished run into the notebooks, all of them or none; returns the files written.
-
-    Raises ``StudyError`` where a notebook is not up to date or too large, ``with_outputs`` does, or a marker has no value.
-    """
+    """Write the outputs of a finished run into the notebooks, all of them or none; returns the files written."""
     job, texts = Run(profile), {}
     stale = [path.stem for path in job.notebooks if not job.up_to_date(path)]
     if stale:

@@ -125,14 +125,13 @@ class Run:
 
     def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
         """What went wrong, in lines to print."""
-        if isinstance(error, DeadKernelError):
-            problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile"
-        else:
+        problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile"
+        if isinstance(error, PapermillExecutionError):
             message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
             kind = "" if error.ename == "StudyError" else f"{error.ename}: "
             problem = f"cell [{error.exec_count}] failed: {error.source.strip().splitlines()[0]}\n  {kind}{message}"
-        executed = paths.shown(self.executed / notebook.name)
-        return f"{notebook.stem}: {problem}\n  so far: {executed}; earlier notebooks are kept"
+        so_far = paths.shown(self.executed / notebook.name)
+        return f"{notebook.stem}: {problem}\n  so far: {so_far}; earlier notebooks are kept"
 
     def _save_state(self):
         with files.write_atomically(self.state_file, "w") as file:
@@ -141,11 +140,9 @@ class Run:
 
 @contextmanager
 def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
-    """Say how a notebook is getting on: a line that is renewed on a terminal, else one a minute.
-
-    Yields what is seen of it: ``cell``, counted from one; ``peak`` memory in MB, 0 where unknown; ``since`` when it runs.
-    """
-    seen, ended, terminal = {"cell": 0, "peak": 0.0, "since": time.monotonic()}, threading.Event(), sys.stderr.isatty()
+    """Say how a notebook is getting on, in a line renewed on a terminal, else one a minute; yields what it is seen to do."""
+    seen = {"cell": 0, "peak": 0.0, "since": time.monotonic()}  # cells count from one; MB of memory, 0 where unknown
+    ended, terminal = threading.Event(), sys.stderr.isatty()
 
     def speak():
         while not ended.wait(1 if terminal else EVERY):
@@ -173,9 +170,7 @@ def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
 def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
     """Run a profile's notebooks, or ``only`` one; returns the exit code: 0, 1 for a failed cell, 130 for Ctrl-C."""
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # ipykernel's debugger otherwise warns about frozen modules
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
-        "1"  # the kernel "python3" of this environment, not one of the user's folder
-    )
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel "python3", not one of the user's folder
     os.environ["PYTHONWARNINGS"] = "ignore:texts longer than:UserWarning"  # said to whoever encodes by hand
     quiet_libraries()
     for name in ("papermill", "asyncio"):  # what goes wrong is told here; after Ctrl-C they would add tracebacks
@@ -183,9 +178,9 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
     job = Run(profile, output)
     chosen = job.choose(only)
     for folder in (job.executed, job.results, job.figures):
-        with files.write_atomically(folder / ".write_probe") as probe:
-            probe.write(b"probe")
-        (folder / ".write_probe").unlink()
+        with files.writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     empty_cache = not any(paths.cache_folder().glob("*"))
     about, started, executed = environment(), time.monotonic(), []
     try:
@@ -198,8 +193,7 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
                 executed.append(notebook.stem)
             run_report.write(job, about, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
-        where = f"interrupted in {notebook.stem}; finished notebooks are kept"
-        _say(f"{where}, the same command resumes there (no --force)")
+        _say(f"interrupted in {notebook.stem}; finished notebooks are kept, the same command without --force resumes")
         return 130
     except (PapermillExecutionError, DeadKernelError) as error:
         _say(f"ccq: {job.explain(notebook, error)}")
