@@ -56,8 +56,7 @@ def verify(profile: Profile = "default", run: Finished = ""):
 
     name = load_profile(profile).name
     folder = Path(run or paths.BUILD / "verify" / name)
-    code = 0 if run else runner.run(profile, force=True, output=str(folder))
-    return code or verify.show(name, folder)
+    return (0 if run else runner.run(profile, force=True, output=str(folder))) or verify.show(name, folder)
 
 
 @app.command()

@@ -17,8 +17,8 @@ FLOORS = {
     "run": 5,
     "cli": 6,
 }
-MOST_LINES = 6820
-"""What the package must not grow past. The aim is 6,500."""
+MOST_LINES = 6500
+"""What the package must not grow past."""
 
 
 def imported(path):

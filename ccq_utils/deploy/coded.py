@@ -60,7 +60,7 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 
     model = coded_model(pipeline) if coded else pipeline.decoded()
-    tables = [part.weight for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
+    tables = [part for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
     members, weights = getattr(model[0], "members", [model]), list(model.parameters())
     fields = ModelMeta.create_empty().model_dump() | {
         "name": name,
@@ -69,7 +69,7 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
         "open_weights": True,
         "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),
         "n_parameters": sum(part.numel() for part in weights),
-        "n_embedding_parameters": sum(table.numel() for table in tables),
+        "n_embedding_parameters": sum(table.weight.numel() for table in tables),
         "memory_usage_mb": sum(part.nbytes for part in weights) / 2**20,
         "max_tokens": model.max_seq_length,
         "embed_dim": model.get_embedding_dimension(),

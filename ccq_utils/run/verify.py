@@ -68,6 +68,10 @@ def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, scale: 
     return pd.DataFrame(rows)
 
 
+def _row(table, about, status, column="", old=None, new=None):
+    return {"table": table, "row": about, "status": WORDS[status], "column": column, "committed": old, "measured": new}
+
+
 def _by_label(frame, keys):
     rows = frame.to_dict("records")
     about = pd.Series([", ".join(str(row[key]) for key in keys) for row in rows], dtype=object)
@@ -108,10 +112,6 @@ def _near_threshold(old, new, column):
     ends = np.array([*_interval(old, column), *_interval(new, column)])
     near = (np.abs(ends[:, None] - thresholds) <= CLOSE * SCORE).any()
     return near or any(re.search("holds on|not hold on|Holm", str(row.get("note"))) for row in (old, new))
-
-
-def _row(table, about, status, column="", old=None, new=None):
-    return {"table": table, "row": about, "status": WORDS[status], "column": column, "committed": old, "measured": new}
 
 
 def edited(committed: Path) -> pd.DataFrame:
