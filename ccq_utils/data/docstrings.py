@@ -16,8 +16,7 @@ from ccq_utils.common.errors import StudyError
 DOCSTRINGS = paths.ROOT / "data" / "docstrings.json.xz"
 DOCSTRINGS_SHA256 = "3e31e0aa990540a81b3425f8b675adc1e1ff122b5888b80e192bc537b603ce39"
 
-MIN_BODY_WORDS = 20
-"""An entry with a shorter body is neither a document of a task nor what a *See Also* may mean."""
+MIN_BODY_WORDS = 20  # an entry with a shorter body is neither a document nor what a *See Also* may mean
 
 
 @dataclass(frozen=True)

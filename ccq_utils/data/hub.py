@@ -11,8 +11,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import TextSpec
 
 TUNING_SPLITS = ("dev", "validation", "train")
-SHUFFLED = 1000
-"""Rows of a stream that are mixed at a time: a data set's rows often lie in the order of their titles."""
+SHUFFLED = 1000  # rows of a stream that are mixed at a time: they often lie in the order of their titles
 
 
 def retrieval_task(name: str, tuning: bool):

@@ -10,10 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.paths import PROFILES
 
-SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")
-"""Base models that need no hub; ``models.BUILDERS`` makes them."""
-TEXT_PARTS = ("training", "calibration", "validation", "short", "long")
-"""Parts of the text without judgements; no task can have such a name."""
+SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")  # need no hub; ``models.BUILDERS`` makes them
+TEXT_PARTS = ("training", "calibration", "validation", "short", "long")  # no task can have such a name
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 
 

@@ -25,8 +25,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 WORDLLAMA_SHA256 = "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5"
 """l2_supercat_256.safetensors of wordllama 0.4.0.post1."""
 DISTILLED_DIMS = 256  # of MiniLM's 384, model2vec's default
-FINETUNING_RATE = 0.01
-"""Learning rate of ``finetuned``: a fifth of what a static model of random token vectors starts with."""
+FINETUNING_RATE = 0.01  # a fifth of what a static model of random token vectors starts with
 
 
 @dataclass

@@ -15,8 +15,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 TOKENS, TOKENS_ON_GPU = 1024, 2**14
 """Tokens per batch, padding included: the activations of a small transformer then stay in a core's cache. The same for every
 number of threads, so that a text stands in the same batch on every machine."""
-TEXTS = 256
-"""Texts per batch of a model without a transformer."""
+TEXTS = 256  # per batch of a model without a transformer
 
 
 def precision_here(precision: str) -> str:

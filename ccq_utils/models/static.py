@@ -6,10 +6,8 @@ import numpy as np
 
 from ccq_utils.common.progress import progress
 
-SCALE = 20.0
-"""What cosines are multiplied by in the loss; the default of sentence-transformers' MultipleNegativesRankingLoss."""
-WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises from zero; it falls to zero in the rest."""
+SCALE = 20.0  # of cosines in the loss: the default of sentence-transformers' MultipleNegativesRankingLoss
+WARM_UP = 0.1  # share of the steps in which the learning rate rises from zero; it falls to zero in the rest
 
 
 def static_model(tokenizer, vectors: np.ndarray):

@@ -9,10 +9,8 @@ from scipy.stats import norm, sem, spearmanr, t
 
 from ccq_utils.common.errors import StudyError
 
-MACRO = "macro mean"
-"""What the column ``task`` says of the mean over tasks."""
-LEVEL = 0.05
-"""What a corrected p-value must stay below for a difference to be called real."""
+MACRO = "macro mean"  # what the column ``task`` says of the mean over tasks
+LEVEL = 0.05  # what a corrected p-value must stay below for a difference to be called real
 FORMULAS = {
     "retention": lambda ours, theirs: np.divide(ours, theirs),
     "difference": lambda ours, theirs: ours - theirs,
