@@ -160,7 +160,7 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
 
 
 def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
-    """A folder's or hub id's model of sentence-transformers' modules and of ours; ``StudyError`` where code is of others."""
+    """A folder's or hub id's model of the library's modules and ours; ``StudyError`` for other code and damaged files."""
     check_device(device)
     name, modules, held = str(name_or_path), [], {}
     options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))

@@ -31,7 +31,7 @@ from ccq_utils.models.encoding import precision_here
 def encode_corpus(
     model, texts, out, address="", workers=None, threads=None, device="cpu", part=CHUNK, precision="float32"
 ) -> dict[str, int]:
-    """Encode a corpus to a folder of parts, which ``CompressedModel.load_codes`` reads; returns how many of them it made.
+    """Encode a corpus to a folder that ``CompressedModel.load_codes`` reads: numbers of ``texts``, ``parts``, ``made`` now.
 
     Args:
         model: Folder of a saved model; on a cluster, at the same path on every machine.
