@@ -1,6 +1,7 @@
 """Model cards: what a saved model is, how to use it, and what the study measured of it."""
 
 import pandas as pd
+from huggingface_hub import ModelCard
 
 from ccq_utils.study import figures
 from ccq_utils.study.stats import MACRO
@@ -41,7 +42,7 @@ def model_card(pipeline) -> str:
         table = pd.DataFrame({"member": names, "dims": joined.dims, "share": joined.shares})
         table["prompts"] = [str({kind: text for kind, text in each.prompts.items() if text}) for each in joined.members]
         parts.append(f"## Members\n\n{figures.markdown(table)}")
-    return "\n\n".join([*parts, pipeline.card]).rstrip() + "\n"
+    return str(ModelCard("\n\n".join([*parts, pipeline.card]).rstrip() + "\n"))
 
 
 def measured(study: Study) -> str:

@@ -3,11 +3,11 @@
 model = ConcatTransformer(modules=[Concat([one, other]), DecoderModule.of(trained), Normalize()])
 """
 
+import importlib
 import json
 import math
 import re
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +21,9 @@ from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.files import reading
 from ccq_utils.common.errors import StudyError
 
+CLASSES = {"Concat": __name__, "DecoderModule": __name__, "Coded": "ccq_utils.deploy.coded"}
+CLASSES["LexicalEncoder"] = "ccq_utils.models.lexical"
+"""Modules of this package that a saved model may name, wherever they lay when it was saved, and where they lie now."""
 PROMPTS = {"query": ["query"], "document": ["document", "passage", "corpus"]}
 """Names of the prompts that ``encode_query`` and ``encode_document`` look for, in the library's order."""
 
@@ -93,6 +96,8 @@ class Concat(InputModule):
         """What ``save`` wrote."""
         folder = load_dir_path(model_name_or_path, subfolder=subfolder, **hub_options(kwargs))
         config = cls.load_config(folder)
+        if weights := config.pop("weights", None):  # models of earlier releases hold scales of vectors
+            config["shares"] = [weight**2 for weight in weights]
         return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 
 
@@ -174,15 +179,8 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     for entry in entries:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
+        module_class = _module_class(name, entry["type"])
         with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
-            ours = entry["type"].startswith(("sentence_transformers.", "ccq_utils."))
-            module_class = None
-            with suppress(ImportError):
-                module_class = import_module_class(entry["type"]) if ours else None
-            if not (isinstance(module_class, type) and issubclass(module_class, torch.nn.Module)):
-                raise StudyError(
-                    f"model {name}: {entry['type']!r} is no module of sentence-transformers or ccq_utils; not run"
-                )
             modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
     names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
     kind = ConcatTransformer if any(isinstance(module, Concat) for module in modules) else SentenceTransformer
@@ -198,6 +196,17 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:120]
         raise StudyError(f"device {device!r} cannot be used ({reason}); leave it out, or take 'cpu'") from error
+
+
+def _module_class(name, reference):
+    package, _, kind = reference.rpartition(".")
+    kind = "DecoderModule" if kind == "Decoder" else kind  # its name in earlier releases
+    if package.startswith("ccq_utils.") and kind in CLASSES:
+        return getattr(importlib.import_module(CLASSES[kind]), kind)
+    found = import_module_class(reference) if package.startswith("sentence_transformers.") else None
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise StudyError(f"model {name}: {reference!r} is no module of sentence-transformers or ccq_utils; not run")
+    return found
 
 
 def hub_options(options: dict) -> dict:
