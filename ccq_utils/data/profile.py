@@ -135,7 +135,7 @@ class DecoderSpec(Strict):
 class OpenQuestionsSpec(Strict):
     """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is looked at after ``finetune_epochs``."""
 
-    pairs: int = Field(1000, ge=32)
+    pairs: int = Field(600, ge=32)
     finetune_epochs: list[int] = [1, 3, 8]
 
 
@@ -161,7 +161,7 @@ class Profile(Strict):
     training: TextSpec
     decoder: DecoderSpec = DecoderSpec()
     open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
-    budgets: list[int] = [512, 256, 128, 64, 32, 16]
+    budgets: list[int] = [256, 128, 64, 32, 16]
     resamples: int = Field(1000, ge=100)
     bootstrap_seed: int = 0
     seeds: int = Field(3, ge=2)
