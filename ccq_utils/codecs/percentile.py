@@ -132,8 +132,8 @@ def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, pow
 
 
 POWER = 0.375
-"""Of equalised PCA: of 0.25, 0.375 and 0.5 the best in the mean of 48x and 192x (.906 against .902 and .905) on validation queries
-of four sets: the default profile's two, SciFact and NFCorpus (there a concat of two MiniLMs)."""
+"""Of equalised PCA: of 0.25, 0.375 and 0.5 the best in the mean of 48x and 192x (.906 against .902 and .905) on validation
+queries of four sets: the default profile's two, SciFact and NFCorpus (there a concat of two MiniLMs)."""
 CODECS = {
     "equalised PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(
         in_dims, budget, None, seed, bits, True, 1, POWER
