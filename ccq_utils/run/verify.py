@@ -12,7 +12,8 @@ that. So each number is ``OK``, ``close`` or ``DIFFERENT`` by one rule per kind,
 | p-value: follows from the interval beside it | not compared | |
 
 Above one, tolerances of scores are relative. .005 is one query in 200 whose answer leaves the top ten. Rows are matched by
-their whole numbers and texts; where one of these changed, a row is missing.
+their other whole numbers and texts, then by their order; where one of these changed, a row is missing. (Dims, bits and epochs
+are findings, since validation queries or a lowest loss choose them.)
 """
 
 import re
@@ -30,7 +31,7 @@ from ccq_utils.study import claims
 
 SCORE, LOSS, CLOSE = 0.005, 0.05, 4
 """Tolerances of a score and, as a share, of a loss; how many times as far is still close."""
-FINDINGS = ["note", "shares"]
+FINDINGS = ["note", "shares", "dims", "bits", "epoch"]
 WORDS = ("OK", "close", "DIFFERENT")
 
 
