@@ -95,10 +95,11 @@ def test_claims_have_the_verdicts_that_their_intervals_bear(tables):
     expected = {entry.id: entry.holds for entry in load_claims()}
     assert set(expected) == set(claims["claim"]) and set(claims["verdict"]) <= set(STATES)
     for row in claims.dropna(subset=["measured"]).itertuples():
-        holds = expected[row.claim].holds(Interval(row.measured, row.low, row.high, row.queries))
-        assert holds == (row.verdict == "holds") or isinstance(row.note, str), row
+        judged = expected[row.claim].judge(Interval(row.measured, row.low, row.high, row.queries))
+        assert judged == row.verdict or isinstance(row.note, str), row
     claims = claims.set_index("claim")
-    assert claims.index[claims["verdict"] == "not testable here"].tolist() == ["N1"]
+    # 32 bytes are none of tiny's sizes, and product quantization needs more documents than tiny has
+    assert set(claims.index[claims["verdict"] == "not testable here"]) == {"N1", "R3", "R4", "S4"}
     assert claims.loc["N1", "note"] == "the tasks of this profile share one corpus"
 
 
