@@ -129,8 +129,8 @@ def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.Da
 def evaluate_task(source: str, budget: int, profile: str = "default", peers: bool = False, **options) -> dict:
     """Base models, their raw concat, and compression methods at ``budget`` bytes per document vector, on one task.
 
-    The profile's models, selection and decoder are taken as notebooks 01 and 03 left them. Each method is fitted once on the
-    profile's training text and once on the task's documents, never on its queries or judgements.
+    The members are those that notebook 01 of the profile chose, at equal shares. Each method is fitted once on the profile's
+    training text and once on the task's documents, never on its queries or judgements.
 
     Args:
         source: ``beir:DIR``.
