@@ -130,10 +130,12 @@ def test_the_log_says_what_a_kernel_is_doing_and_outputs_do_not(study, monkeypat
 
 
 def test_a_failed_cell_is_explained_and_the_next_call_resumes_there(study, capfd):
-    write_notebook(study / "notebooks", "02_second", "\n# divide\nvalue = 1 / 0")
+    kernel_logs = "import logging, sys; logging.basicConfig(stream=sys.__stderr__, force=True)"
+    kernel_logs += "; logging.getLogger('tornado.general').error('Traceback of a socket')"
+    write_notebook(study / "notebooks", "02_second", kernel_logs, "\n# divide\nvalue = 1 / 0")
     assert ccq() == 1
     error = capfd.readouterr().err
-    assert "ccq: 02_second: cell [3] failed: # divide\n  ZeroDivisionError: division by zero\n" in error
+    assert "ccq: 02_second: cell [4] failed: # divide\n  ZeroDivisionError: division by zero\n" in error
     assert str(study / "build" / "mini" / "02_second.ipynb") in error
     assert "Traceback" not in error and "03_third" not in error
     assert not (study / "data" / "results" / "mini" / "run_report.json").exists()

@@ -36,6 +36,8 @@ from ccq_utils.run import report as run_report
 
 NOT_HASHED = {"run", "cli.py"}
 """Sub-packages and modules that notebooks' results do not depend on."""
+QUIET_KERNEL = {"loggers": {name: {"level": "CRITICAL"} for name in ("tornado", "asyncio")}}
+"""A kernel that is told to stop may log a traceback of its own sockets; with its errors it would stand in our lines."""
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Run:
                 language="python",
                 cwd=paths.NOTEBOOKS,
                 progress_bar=False,
-                extra_arguments=["--log-level=CRITICAL"],  # the kernel program logs into our progress lines
+                extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.logging_config={QUIET_KERNEL}"],
                 on_cell_execute=lambda cell_index, **_: seen.update(cell=cell_index + 1),
                 on_cell_executed=lambda **_: seen.update(peak=max(seen["peak"], _peak_memory())),
             )
