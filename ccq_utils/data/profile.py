@@ -132,11 +132,19 @@ class DecoderSpec(Strict):
         return self
 
 
+class FinetunedModel(HubModel):
+    """A model from the hub that somebody trained further from ``base``, one of the profile's models."""
+
+    name: str
+    base: str
+
+
 class OpenQuestionsSpec(Strict):
-    """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is looked at after ``finetune_epochs``."""
+    """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is ``finetuned``, or made in ``finetune_epochs``."""
 
     pairs: int = Field(600, ge=32)
     finetune_epochs: list[int] = [1, 3, 8]
+    finetuned: FinetunedModel | None = None
 
 
 class Profile(Strict):
@@ -194,6 +202,8 @@ class Profile(Strict):
                 if name not in (*SHIPPED, *self.hub_models):
                     accepted = f"{', '.join(map(repr, SHIPPED))}, or a mapping with name and hub (an id on the hub)"
                     raise ValueError(f"'{key}.{place}': unknown base model {name!r}; accepted: {accepted}")
+        if (tuned := self.open_questions.finetuned) and tuned.base not in self.models:
+            raise ValueError(f"the base {tuned.base!r} of {tuned.name!r} is not among models {self.models}")
         if self.large_model not in self.scored_models:
             raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
         tasks = [task.name for task in self.tasks]

@@ -17,7 +17,7 @@ import numpy as np
 from ccq_utils.common.cache import Cache, digest, file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.corpora import Corpora
-from ccq_utils.data.profile import Profile
+from ccq_utils.data.profile import HubModel, Profile
 from ccq_utils.models import encoding, hub_models, static
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -70,11 +70,14 @@ class BaseModel:
 
     @property
     def card(self) -> dict[str, object]:
-        """What it is; ``bytes_on_disk`` counts weights and tokenizer."""
+        """What it is; ``bytes_on_disk`` counts weights and tokenizer; no ``weights_sha256`` of what was made here."""
         files = {path for pattern in self.weights for path in self.folder().glob(pattern)}
+        weights = [path for path in files if path.suffix == ".safetensors"]
         return {
             "name": self.name,
             "dims": self.model.get_embedding_dimension(),
+            "max_tokens": self.model.max_seq_length if hasattr(self.model[0], "auto_model") else None,
+            "weights_sha256": "" if self.source.endswith(" here") else " ".join(sorted(map(file_digest, weights))),
             "parameters": sum(values.numel() for values in self.model.parameters()),
             "bytes_on_disk": sum(path.stat().st_size for path in files),
             "query_prompt": self.prompts["query"],
@@ -87,7 +90,9 @@ class BaseModel:
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
     """The profile's base models by name, larger baselines last; trained ones are built on first use from ``corpora()``."""
     return {
-        name: _from_hub(name, profile) if name in profile.hub_models else BUILDERS[name](profile, corpora, cache)
+        name: from_hub(name, spec, profile)
+        if (spec := profile.hub_models.get(name))
+        else BUILDERS[name](profile, corpora, cache)
         for name in profile.scored_models
     }
 
@@ -147,7 +152,7 @@ def _static(profile, corpora, cache):
         model.save(str(folder), create_model_card=False)
 
     key = {"spec": spec.model_dump(), "seed": profile.seed, "text": corpora().fingerprint()}
-    return _trained("static", key, build, cache, "StaticEmbedding trained here on the training text")
+    return _trained("static", key, build, cache, "StaticEmbedding of the training text, trained here")
 
 
 def _model2vec(profile, corpora, cache):
@@ -169,8 +174,8 @@ def _trained(name, key, build, cache, source, modules=None):
     return BaseModel(name, digest(name, key), lambda: cache.artifact(name, key, build), "mit", source, modules=modules)
 
 
-def _from_hub(name, profile):
-    spec = profile.hub_models[name]
+def from_hub(name: str, spec: HubModel, profile: Profile) -> BaseModel:
+    """A base model from the hub, in the profile's precision; nothing is fetched before it is used."""
     pinned = hub_models.pin(spec)
     folder = once(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     return BaseModel(
