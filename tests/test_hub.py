@@ -216,6 +216,15 @@ def test_without_hub_and_with_a_cold_cache_the_error_says_so(ask, hub, settings,
     assert hub.requests == []
 
 
+def test_a_cache_that_an_older_huggingface_hub_filled_loads_without_a_hub(ask, tmp_path):
+    """It has the snapshot, but no list of the commit's files."""
+    [folder] = ask(f"tell(str(hub_models.snapshot({E5!r}, {REVISIONS[E5]!r})))")
+    shutil.rmtree(tmp_path / "hf" / "hub" / f"models--{E5.replace('/', '--')}" / "trees")
+    for settings in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        found = f"spec = HubModel(hub={E5!r})\nfolder = hub_models.snapshot(spec.hub, hub_models.pin(spec).revision)\n"
+        assert ask(f"{found}hub_models.modules(folder, spec)\ntell(str(folder))", **settings) == [folder]
+
+
 TASKS = """
 from ccq_utils.data.tasks import load_task
 for name in ("SciFact", "ArguAna"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ccq_utils.common.errors import StudyError
@@ -34,14 +35,22 @@ def pin(spec: HubModel) -> HubModel:
 
 def snapshot(name: str, revision: str) -> Path:
     """The folder of a model's configuration, tokenizer and safetensors weights; downloaded where they are not cached."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
+
+    def fetch(**options):
+        folder = Path(snapshot_download(name, revision=revision, **FILES, **options))
+        if not any(folder.rglob("*.safetensors")):
+            problem = f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here"
+            raise StudyError(f"{problem}; name a revision that has them")
+        return folder
 
     with reaching(f"model {name!r}", revision):
-        folder = Path(snapshot_download(name, revision=revision, **FILES))
-    if not any(folder.rglob("*.safetensors")):
-        problem = f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here"
-        raise StudyError(f"{problem}; name a revision that has them")
-    return folder
+        try:
+            return fetch()
+        except Exception:  # perhaps no hub is there, and an older huggingface_hub kept no list of the commit's files
+            with suppress(errors.LocalEntryNotFoundError):
+                return fetch(local_files_only=True)
+            raise
 
 
 def prompts(pinned: HubModel, folder: Callable[[], Path]) -> dict[str, str]:
