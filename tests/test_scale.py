@@ -163,7 +163,7 @@ def test_texts_that_change_meanwhile_are_an_error(home, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"address": "here"}, "no Ray cluster at 'here' .*see ray start, or give local"),
+        ({"address": "here"}, "no Ray cluster at 'here' .*see ray start, or local"),
         ({"address": "ray://127.0.0.1:1"}, "no Ray cluster at 'ray://127.0.0.1:1' .*refused"),
     ],
 )

@@ -52,9 +52,8 @@ def stream(spec: TextSpec, seed: int) -> Iterator[tuple[str, str]]:
         if isinstance(builder.config, ParquetConfig):  # else up to 128 MB of each file are fetched at once
             builder.config.fragment_scan_options = ParquetFragmentScanOptions(pre_buffer=False)
         for row in builder.as_streaming_dataset(split=spec.split).shuffle(seed=seed, buffer_size=SHUFFLED):
-            if spec.text_field not in row:
-                problem = f"has no column {spec.text_field!r}; text_field may be: {', '.join(row)}"
-                raise StudyError(f"data set {name!r} {problem}")
+            if (field := spec.text_field) not in row:
+                raise StudyError(f"data set {name!r} has no column {field!r}; text_field may be: {', '.join(row)}")
             yield str(row.get(spec.title_field) or ""), str(row[spec.text_field] or "")
 
 

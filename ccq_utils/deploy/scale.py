@@ -163,6 +163,5 @@ def _connect(address, cpus):
             socket.create_connection((host, int(port)), timeout=5).close()  # Ray waits minutes, then ends the process
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # a node that starts too slowly is a bare Exception
-        reason = in_one_line(error)
-        raise StudyError(f"no Ray cluster at {address!r} ({reason}); see ray start, or give local") from error
+        raise StudyError(f"no Ray cluster at {address!r} ({in_one_line(error)}); see ray start, or local") from error
     return ray, True

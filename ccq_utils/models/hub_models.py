@@ -40,8 +40,7 @@ def snapshot(name: str, revision: str) -> Path:
     def fetch(**options):
         folder = Path(snapshot_download(name, revision=revision, **FILES, **options))
         if not any(folder.rglob("*.safetensors")):
-            problem = f"model {name!r} has no safetensors weights at revision {revision}, and no pickle is read here"
-            raise StudyError(f"{problem}; name a revision that has them")
+            raise StudyError(f"model {name!r} has no safetensors weights at revision {revision}; name another")
         return folder
 
     with reaching(f"model {name!r}", revision):
