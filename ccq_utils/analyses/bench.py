@@ -46,6 +46,8 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 def run(profile="default", documents=100_000, texts=128, output="", rounds=5, distractors="", members=()) -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
+    Rows of other profiles in these files stay.
+
     Args:
         documents: How many vectors are searched. A million takes 6 GB of memory.
         texts: How many texts are encoded.
@@ -63,6 +65,9 @@ def run(profile="default", documents=100_000, texts=128, output="", rounds=5, di
     for name, part in parts.items():
         load = os.getloadavg()[0]
         table = part().assign(profile=study.profile.name, processor=processor(), load=load)
+        if (folder / f"{name}.csv").is_file():
+            before = pd.read_csv(folder / f"{name}.csv")
+            table = pd.concat([before[before["profile"] != study.profile.name], table], ignore_index=True)
         with write_atomically(folder / f"{name}.csv") as file:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     return [folder / f"{name}.csv" for name in parts]

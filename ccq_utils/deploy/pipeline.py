@@ -51,7 +51,7 @@ class CompressedModel:
         device: str | None = "cpu",
         precision: str = "float32",
     ) -> "CompressedModel":
-        """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose.
+        """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose, if any.
 
         Args:
             budget: Bytes per document; a 48th of the concat's where None.
@@ -64,16 +64,17 @@ class CompressedModel:
         from ccq_utils.study.training import trained_decoder
 
         study = Study(profile, output=output)
-        names, shares = (list(study.selection[column]) for column in ("member", "share"))
+        chosen = study.selection[study.selection["share"] > 0]
+        names, shares = list(chosen["member"]), list(chosen["share"])
         joined = Concat([study.models[name].model for name in names], shares, names)
         dims, decoder = joined.get_embedding_dimension(), None
         if codec.startswith("decoder"):
-            trained = trained_decoder(study, shares=shares)[0]
+            trained = trained_decoder(study, members=names, shares=shares)[0]
             width = trained.config["out_dims"]
             decoder = DecoderModule.of(trained, {width, *(min(stop, width) for stop in study.profile.decoder.stops)})
         made = make_codec(codec, dims, budget or max(1, 4 * dims // 48), decoder, study.profile.seed)
         if general:
-            made.fit(*(study.concat(text, shares=shares) for text in ("training", "calibration")))
+            made.fit(*(study.concat(text, None, names, shares) for text in ("training", "calibration")))
         check_device(device)
         return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 
