@@ -40,23 +40,32 @@ def wide(table: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
     return spread.infer_objects().reset_index()
 
 
+def published(study: Study) -> pd.DataFrame:
+    """Published nDCG@10 (0 to 1) of public models: a row per model, a column per whole public task of the profile.
+
+    A task is one by its mteb name, or as a BEIR folder of that name; empty where there is none.
+    """
+    known, columns = pd.read_csv(PUBLISHED, index_col="model"), {}
+    names = {name.lower(): name for name in known.columns}
+    for spec in study.profile.tasks:
+        kind, _, place = spec.source.partition(":")
+        name = names.get((place if kind == "mteb" else spec.name).lower())
+        if kind != "docstrings" and name and not (spec.max_documents or spec.max_queries):
+            columns[spec.name] = known[name] / 100
+    facts = known[["parameters_million", "mixed_revisions"]]
+    return facts.join(pd.DataFrame(columns)) if columns else pd.DataFrame()
+
+
 def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:
     """Measured (``single``: task, model, estimate) beside published nDCG@10: a wrong prompt or pooling shows at once.
 
-    Rows for tasks that are whole mteb tasks by name, or BEIR folders of that name, and models with a published row;
-    ``agrees`` within ``AGREES``. Empty where there are none.
+    ``agrees`` within ``AGREES``. Empty where no score is published.
     """
-    published = pd.read_csv(PUBLISHED).set_index("model")
-    columns = {name.lower(): name for name in published.columns[2:-2]}
-    whole = {spec.name: spec for spec in study.profile.tasks if not (spec.max_documents or spec.max_queries)}
-    rows = []
-    for row in single[single["task"].isin(list(whole))].itertuples():
-        kind, _, place = whole[row.task].source.partition(":")
-        column = columns.get((place if kind == "mteb" else row.task).lower())
-        source = study.models[row.model].source.split(" ")[0]
-        if kind != "docstrings" and column and source in published.index:
-            known = published.loc[source, column] / 100
-            found = {"task": row.task, "model": row.model, "published": known, "measured": row.estimate}
-            found |= {"difference": row.estimate - known, "agrees": bool(abs(row.estimate - known) <= AGREES)}
-            rows.append(found | {"mixed_revisions": published.loc[source, "mixed_revisions"]})
+    known, rows = published(study), []
+    for row in single[single["task"].isin(list(known))].itertuples():
+        if (source := study.models[row.model].source.split(" ")[0]) in known.index:
+            score = known.loc[source, row.task]
+            found = {"task": row.task, "model": row.model, "published": score, "measured": row.estimate}
+            found |= {"difference": row.estimate - score, "agrees": abs(row.estimate - score) <= AGREES}
+            rows.append(found | {"mixed_revisions": known.loc[source, "mixed_revisions"]})
     return pd.DataFrame(rows)
