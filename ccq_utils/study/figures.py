@@ -12,11 +12,11 @@ from ccq_utils.common.cache import writing_to
 
 PALETTE = sns.color_palette("colorblind")
 SHARED = (
-    ("minilm", "PCA, rotated", "mass", "asymmetric"),
-    ("lexical", "decoder, rotated", "width"),
-    ("wordllama", "PCA", "minilm alone, equalised PCA", "one scale"),
-    ("static", "decoder", "bucket numbers"),
-    ("model2vec", "decoder, LSH"),
+    ("minilm", "MiniLM-L6", "PCA, rotated", "mass", "asymmetric"),
+    ("lexical", "bge-small", "decoder, rotated", "width"),
+    ("wordllama", "e5-small-v2", "PCA", "minilm alone, equalised PCA", "one scale"),
+    ("static", "MiniLM-L3", "decoder", "bucket numbers"),
+    ("model2vec", "mpnet-base", "decoder, LSH"),
     ("score fusion",),
     ("weighted concat",),
     ("rank fusion", "LSH", "symmetric"),
