@@ -139,7 +139,7 @@ def encode(
         raise StudyError(f"workers and threads are for a folder of parts; write {codes}/")
     rows = read_texts(Path(texts))
     loaded = CompressedModel.load(model, device, precision)
-    coded = loaded.encode_document(list(rows.values()))
+    coded = loaded.encode_document(list(rows.values()), list(rows))
     loaded.save_codes(codes, coded, rows)
     print(f"{codes}: {len(coded)} texts, {coded.shape[1]} bytes each")
 

@@ -150,7 +150,7 @@ def test_expectations_refuse_what_contradicts_itself():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is missing; run from a whole checkout"),
+        (None, "No such file"),
         ("[", "is not readable YAML"),
         ("- {id: A}", "entry 0.statement: Field required"),
     ],

@@ -66,10 +66,13 @@ def test_too_little_text_is_an_error_that_counts(corpora):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('{"text": "a b c d e"}\n{broken', "passages.jsonl line 2 is not a JSON object"),
-        ('{"title": "a"}\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
-        ('["text"]\n', "passages.jsonl line 1 is not a JSON object with 'text'"),
-        (b'{"text": "\xff"}\n', "passages.jsonl is not UTF-8 text"),
+        ('{"text": "a b c d e"}\n{broken', "passages.jsonl line 2, no JSON object"),
+        ('{"id": "a"}\n', "passages.jsonl line 1: key 'text' is missing"),
+        ('["text"]\n', "passages.jsonl line 1, no JSON object"),
+        (b'{"text": "\xff"}\n', "passages.jsonl line 1 cannot be read"),
+        ('{"text": "a b c"}\n{"text": null}\n', "passages.jsonl line 2, key 'text'"),
+        ('{"text": ["a b c"]}\n', "passages.jsonl line 1, key 'text'"),
+        ('{"text": "a b c", "title": 5}\n', "passages.jsonl line 1, key 'title'"),
     ],
 )
 def test_bad_file_is_one_line_that_names_the_place(corpora, content, named):

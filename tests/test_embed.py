@@ -136,7 +136,7 @@ def test_empty_text_is_an_error_that_names_model_and_place(model, cache, bad):
 )
 def test_vector_without_direction_is_an_error_and_is_not_cached(model, cache, values, words):
     model.model.special["bad text"] = values
-    with pytest.raises(StudyError, match=f"model 'fake': row . is {words}"):
+    with pytest.raises(StudyError, match=f"model 'fake': text number 1, 'bad text', is {words}"):
         embed(model, ["fine text here", "bad text"], cache)
     assert not list(cache.folder.rglob("*.safetensors"))
 

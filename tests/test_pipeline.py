@@ -19,6 +19,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.coded import coded_model
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule
 from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
+from ccq_utils.models import encoding
 
 QUERY = "bentor kosip midag"
 
@@ -415,3 +416,20 @@ def codec_table(folder):
     table = pd.read_csv(folder / "05_at_48x.csv")
     means = table[(table["scoring"] == "asymmetric") & (table["task"] == "macro mean")]
     return means.sort_values("estimate").iloc[-1]
+
+
+def test_what_is_no_list_of_strings_is_refused_and_equal_texts_are_no_fit(made):
+    model = made("LSH")
+    for texts in ({"a": "some words"}, "some words", np.array(["some words"])):
+        with pytest.raises(StudyError, match=r"give a list of strings \(of a dict its values\)"):
+            model.encode_document(texts)
+    for count in (2, 4, 100):
+        with pytest.raises(StudyError, match=f"1 of {count} texts are different, this fit needs 2"):
+            model.fit(["the same words"] * count)
+
+
+def test_a_vector_of_zeros_is_refused_by_number_and_id(made, monkeypatch):
+    model = made("LSH")
+    monkeypatch.setattr(encoding, "encode", lambda *_: np.float32([[1, 0], [0, 1], [0, 0]]))
+    with pytest.raises(StudyError, match=r"text number 2 \(id 'z'\), 'c', is the zero vector \(1 such rows\)"):
+        model.encode_document(["a", "b", "c"], ["x", "y", "z"])

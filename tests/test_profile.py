@@ -46,7 +46,7 @@ def test_three_profiles_are_shipped():
 
 def test_unknown_key_names_key_file_and_accepted_keys(message):
     assert message(modells=[]) == (
-        f"profile mini.yaml: unknown key 'modells'; accepted: {', '.join(Profile.model_fields)}"
+        f"profile mini.yaml: unknown key 'modells', perhaps 'models'; accepted: {', '.join(Profile.model_fields)}"
     )
 
 
@@ -93,7 +93,7 @@ def test_unknown_names_list_the_accepted_ones(message):
 
 def test_inconsistent_values_are_refused(message):
     assert "stop 64 is larger than the decoder's 32 dims" in message(decoder={"dims": 32, "stops": [16, 64]})
-    assert "stops must be ascending" in message(decoder={"stops": [64, 32]})
+    assert "the numbers must be ascending" in message(decoder={"stops": [64, 32]})
     assert "large_model 'minilm' is not among models" in message(large_model="minilm")
     assert "models names one twice" in message(models=["lexical", "lexical"])
     assert "tasks names one twice" in message(tasks=CONTENT["tasks"] * 2)
@@ -151,7 +151,10 @@ def test_a_hub_model_is_written_among_the_models_and_ends_up_under_its_name(tmp_
         (HUB | {"hub": "e5-small-v2"}, "key 'hub_models.e5.hub'"),
         (HUB | {"revision": "main"}, "key 'hub_models.e5.revision'"),
         (HUB | {"pooling": "median"}, "'mean', 'cls', 'max' or 'lasttoken'"),
-        (HUB | {"prompt": "query: "}, "unknown key 'hub_models.e5.prompt'; accepted: hub, revision, query_prompt"),
+        (
+            HUB | {"prompt": "query: "},
+            "unknown key 'hub_models.e5.prompt', perhaps 'query_prompt'; accepted: hub, revision, query_prompt",
+        ),
     ],
 )
 def test_mistakes_in_a_hub_model_are_named(message, entry, expected):
@@ -165,3 +168,55 @@ def test_larger_baselines_are_other_models(message):
 
 def test_streamed_text_is_pinned(message):
     assert "hub:a/b needs a revision" in message(training={"source": "hub:a/b"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": -1}, "key 'seed'"),
+        ({"seed": 2**70}, "key 'seed'"),
+        ({"seed": True}, "key 'seed'"),
+        ({"bootstrap_seed": -3}, "key 'bootstrap_seed'"),
+        ({"seeds": "3"}, "key 'seeds'"),
+        ({"budgets": []}, "key 'budgets'"),
+        ({"budgets": None}, "key 'budgets'"),
+        ({"budgets": [16, 0]}, "key 'budgets.1'"),
+        (
+            {"open_questions": {"finetune_epochs": [5, 1]}},
+            "key 'open_questions.finetune_epochs': the numbers must be asc",
+        ),
+        ({"open_questions": {"finetune_epochs": []}}, "key 'open_questions.finetune_epochs'"),
+        ({"lexical": {"ngrams": [5, 3]}}, "key 'lexical.ngrams': the numbers must be ascending"),
+        ({"lexical": {"ngrams": [0, 3]}}, "key 'lexical.ngrams.0'"),
+        ({"static": {"learning_rate": float("inf")}}, "key 'static.learning_rate'"),
+        ({"training": {"min_words": 60, "max_words": 20}}, "min_words 60 is more than max_words 20"),
+        ({"hub_models": None}, "key 'hub_models'"),
+        ({"hub_models": [1]}, "key 'hub_models'"),
+        ({"name": ""}, "key 'name'"),
+        ({"name": "../../x"}, "key 'name'"),
+        ({"name": "a b"}, "key 'name'"),
+        ({"name": "Default"}, "key 'name': 'Default' is a shipped profile"),
+        ({"tasks": [CONTENT["tasks"][0] | {"name": "a/b"}]}, "key 'tasks.0.name'"),
+        ({"tasks": [CONTENT["tasks"][0] | {"name": ""}]}, "key 'tasks.0.name'"),
+    ],
+)
+def test_values_out_of_range_or_order_are_refused(message, changes, expected):
+    assert expected in message(**changes)
+
+
+def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path):
+    (tmp_path / "mini.yaml").write_text(
+        yaml.safe_dump(CONTENT) + "training: {min_words: 3, min_words: 4}\nname: mine\n"
+    )
+    with pytest.raises(StudyError, match=r"mini.yaml is not readable YAML: a key stands twice.*'name': \[6, 16\]"):
+        load_profile(tmp_path / "mini.yaml")
+
+
+def test_a_nest_of_anchors_and_a_parameter_of_another_type_are_refused_at_once(tmp_path):
+    nest = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    (tmp_path / "mini.yaml").write_text(nest)
+    with pytest.raises(StudyError, match="unknown key 'a11'"):
+        load_profile(tmp_path / "mini.yaml")
+    for value in (7, ["default"], None):
+        with pytest.raises(StudyError, match="profile: .* is no path; expected is a string"):
+            load_profile(value)

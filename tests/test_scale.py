@@ -136,7 +136,10 @@ def test_codes_of_another_model_or_precision_are_refused(home, out):
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [(["a", "b", "a"], "1 of 3 ids stand there already; ids must differ"), ([], "holds no text; give JSON")],
+    [
+        (["a", "b", "a"], "texts.jsonl line 3: the id 'a' stands twice, first in .*texts.jsonl line 1"),
+        ([], "holds no text; give JSON"),
+    ],
 )
 def test_bad_corpus_is_refused_before_the_work(home, tmp_path, ids, message):
     write_corpus(tmp_path / "texts.jsonl", ["some words"] * len(ids), ids)

@@ -1,5 +1,6 @@
 """Building tasks, from hand-made docstring entries and from BEIR folders written here."""
 
+import gzip
 import json
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from ccq_utils.data import tasks
 from ccq_utils.data.docstrings import Entry
 from ccq_utils.data.profile import TaskSpec
 from ccq_utils.data.tasks import Task, load_task
+from ccq_utils.study.metrics import Evaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* has only")
 
@@ -126,7 +128,7 @@ def test_max_queries_keeps_that_many_queries(load):
 
 @pytest.mark.parametrize("kind", ["summary", "see_also"])
 def test_max_documents_keeps_judged_documents(load, kind):
-    task = load(kind, *many(), max_queries=12, max_documents=30, exclude_self=True)
+    task = load(kind, *many(), max_queries=12, max_documents=30, exclude_self=kind == "see_also")
     assert len(task.documents) == 30
     assert all(document in task.documents for grades in task.qrels.values() for document in grades)
 
@@ -188,7 +190,8 @@ def beir(tmp_path):
         for part, text in content.items():
             if text is not None:
                 content = text if isinstance(text, bytes) else text.encode()
-                (tmp_path / names.get(part, f"qrels/{part}.tsv")).write_bytes(content)
+                place = names.get(part, part if ".jsonl" in part else f"qrels/{part.removesuffix('.tsv.gz')}.tsv")
+                (tmp_path / (place + ".gz" * part.endswith(".tsv.gz"))).write_bytes(content)
         return load_task(TaskSpec(name="weather", source=f"beir:{tmp_path}", **dict(spec)), seed=0)
 
     return of
@@ -226,20 +229,28 @@ def test_beir_validation_comes_from_the_dev_file(beir):
         ({"test": QRELS + "q2\td9\t1\n"}, ["weather", "'q2'", "'d9'", "does not exist", "allow_missing"]),
         ({"test": QRELS + "q9\td1\t1\n"}, ["weather", "'q9'", "does not exist"]),
         ({"corpus": ""}, ["weather", "corpus.jsonl holds no text"]),
-        ({"corpus": lines([*CORPUS, {"_id": "d4", "text": " "}])}, ["weather", "'d4'", "at least one word"]),
-        ({"queries": lines([{"_id": "q1", "text": ""}, QUERIES[1]])}, ["weather", "'q1'", "at least one word"]),
-        ({"queries": lines([{"_id": "q1", "text": None}, QUERIES[1]])}, ["weather", "'q1'", "at least one word"]),
+        ({"queries": lines([{"_id": "q1", "text": ""}, QUERIES[1]])}, ["weather", "'q1'", "empty text"]),
+        ({"queries": lines([{"_id": "q1", "text": None}, QUERIES[1]])}, ["weather", "queries.jsonl line 1", "'text'"]),
         ({"corpus": lines(CORPUS) + "{broken\n"}, ["weather", "corpus.jsonl line 4"]),
         ({"corpus": '{"_id": "d1"}\n'}, ["weather", "corpus.jsonl line 1", "text"]),
         ({"corpus": '["d1", "text"]\n'}, ["weather", "corpus.jsonl line 1"]),
         ({"test": QRELS + "q1 d1 1\n"}, ["weather", "test.tsv line 5", "q1 d1 1"]),
         ({"test": QRELS + "q1\td3\thigh\n"}, ["weather", "test.tsv line 5", "high"]),
-        ({"corpus": lines([*CORPUS, CORPUS[1]])}, ["weather", "corpus.jsonl", "'d2' twice"]),
-        ({"queries": lines([*QUERIES, QUERIES[0]])}, ["weather", "queries.jsonl", "'q1' twice"]),
-        ({"corpus": b'{"_id": "d1", "text": "Schnee f\xe4llt"}\n'}, ["weather", "corpus.jsonl", "not UTF-8"]),
-        ({"test": b"q1\td1\t1\nq\xe4\td2\t1\n"}, ["weather", "test.tsv", "not UTF-8"]),
+        ({"corpus": lines([*CORPUS, CORPUS[1]])}, ["corpus.jsonl line 4", "'d2' stands twice", "line 2"]),
+        ({"queries": lines([*QUERIES, QUERIES[0]])}, ["queries.jsonl line 4", "'q1' stands twice", "line 1"]),
+        ({"corpus": b'{"_id": "d1", "text": "Schnee f\xe4llt"}\n'}, ["corpus.jsonl line 1", "UTF-8"]),
+        ({"test": b"q1\td1\t1\nq\xe4\td2\t1\n"}, ["weather", "test.tsv line 2", "UTF-8"]),
+        ({"test": ""}, ["test.tsv", "no judgement above zero", "empty"]),
+        ({"test": "query-id\tcorpus-id\tscore\n"}, ["test.tsv", "no judgement above zero", "header only"]),
+        ({"test": "q1\td1\t0\nq2\td2\t-1\n"}, ["test.tsv", "no judgement above zero", "all 2 are zero or negative"]),
+        ({"test": "corpus-id\tquery-id\tscore\n" + QRELS}, ["line 1", "query-id<TAB>corpus-id<TAB>score"]),
+        ({"test": QRELS.replace("\t", ",")}, ["line 1", "query-id<TAB>corpus-id<TAB>score"]),
+        ({"test": QRELS + "q1\td1\t1\n"}, ["line 5", "grade 1", "but 2 in", "line 2"]),
+        ({"test": QRELS + f"q1\td3\t{10**20}\n"}, ["line 5", "whole number"]),
+        ({"corpus": lines([{"_id": "d2", "text": ""}, {"_id": "d1", "text": " "}, CORPUS[2]])}, ["can be found"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*empty texts")
 def test_bad_beir_folder_is_one_line_that_names_the_thing(beir, changes, named):
     with pytest.raises(StudyError) as caught:
         beir(**changes)
@@ -249,6 +260,29 @@ def test_bad_beir_folder_is_one_line_that_names_the_thing(beir, changes, named):
 
 def test_allow_missing_accepts_a_judgement_for_a_missing_document(beir):
     assert beir({"allow_missing": True}, test=QRELS + "q2\td9\t1\n").qrels["q2"] == {"d2": 1, "d9": 1}
+
+
+def test_an_empty_document_stays_and_is_never_found(beir):
+    with pytest.warns(UserWarning, match="1 empty texts, which are never found; the first is .*corpus.jsonl line 4"):
+        task = beir(corpus=lines([*CORPUS, {"_id": "d4", "text": " "}]), test=QRELS + "q1\td4\t2\n")
+    assert task.manifest()["documents"] == 4 and "d4" not in task.documents
+    perfect = Evaluator(task)(np.array([[9.0, 0, 0], [0, 9, 0]]))
+    assert perfect["recall_at_100"].tolist() == [0.5, 1]
+
+
+def test_a_judgement_that_stands_twice_counts_once_with_a_warning(beir):
+    with pytest.warns(UserWarning, match="1 judgements a second time"):
+        assert beir(test=QRELS + "q1\td1\t2\n").qrels["q1"] == {"d1": 2, "d2": 0}
+
+
+def test_packed_files_and_windows_lines_are_read_alike(beir, tmp_path):
+    task = beir(
+        test=None,
+        corpus=None,
+        queries="\ufeff" + lines(QUERIES).replace("\n", "\r\n\r\n"),
+        **{"corpus.jsonl.gz": gzip.compress(lines(CORPUS).encode()), "test.tsv.gz": gzip.compress(QRELS.encode())},
+    )
+    assert task.manifest()["documents"] == 3 and set(task.queries) == {"q1", "q2"}
 
 
 def test_task_checks_itself_when_made_by_hand():

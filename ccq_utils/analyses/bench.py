@@ -93,9 +93,7 @@ def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = 
     return pd.DataFrame(rows, columns=["method", "seconds", "fastest", "slowest"])
 
 
-def growth(
-    study: Study, texts: list[str], members: list[str], sizes=GROWN, fitted=FITTED, factors=(48, 192)
-) -> pd.DataFrame:
+def growth(study: Study, texts: list[str], members, sizes=GROWN, fitted=FITTED, factors=(48, 192)) -> pd.DataFrame:
     """What codecs keep of the last task as ``texts`` that answer nothing join its corpus, fitted on few of all documents.
 
     Judged documents are never fitted on. Retention is against the concat on the same documents.

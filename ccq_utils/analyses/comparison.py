@@ -16,6 +16,7 @@ from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
+from ccq_utils.common.paths import place_of
 from ccq_utils.common.progress import progress
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
 from ccq_utils.study.metrics import Evaluator
@@ -144,12 +145,12 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     """
     if not source.startswith("beir:"):
         raise StudyError(
-            f"unknown task {source!r}; accepted: beir:DIR, a folder with corpus.jsonl, queries.jsonl, qrels/test.tsv"
+            f"unknown task {source!r}; accepted: beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
         )
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
-    path = Path(source.removeprefix("beir:")).resolve()
-    name = f"{path.name} (BEIR folder)" if path.name in TEXT_PARTS else path.name
+    path = place_of(source.removeprefix("beir:"), "task").resolve()
+    name = f"{path.name} (BEIR folder)" if path.name in ("", *TEXT_PARTS) else path.name
     spec = TaskSpec(name=name, source=f"beir:{path}", **options)
     return compare(Study(load_profile(profile).model_copy(update={"tasks": [spec]})), budget, peers)
 
@@ -161,8 +162,10 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     vectors = task_vectors(study)
     singles = {model: alone[model] for model in study.profile.models} if peers else {}
     scores, skipped = score_methods(study, methods(study, vectors, PEERS if peers else (), singles), budget)
+    if not vectors.raw["score"].any():
+        raise StudyError(f"task {name!r}: the concat finds no judged document, so that nothing can be measured")
     rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector", "shared_bytes"], vectors.raw)
-    documents = len(vectors.by_task[name].documents)
+    documents = study.tasks[name].manifest()["documents"]
     rows = rows.rename(columns={"estimate": "retention"}).sort_values("retention", ascending=False, kind="stable")
     rows["compression_factor"] = 4 * vectors.dims / rows["bytes_per_vector"]
     rows["total_bytes"] = rows["bytes_per_vector"] + rows["shared_bytes"] / documents
@@ -172,7 +175,10 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     found |= {"queries": len(vectors.raw), "documents": documents}
     found["models"] = [{"name": model} | _mean(study, alone[model].raw) for model in models]
     found["concat"] = concat | _mean(study, vectors.raw)
-    return found | {"methods": rows[columns].to_dict("records"), "skipped": skipped}
+    rows = (
+        rows[columns].astype(object).where(rows[columns].notna(), None)
+    )  # resamples in which the concat finds nothing
+    return found | {"methods": rows.to_dict("records"), "skipped": skipped}
 
 
 def _mean(study, scores):
@@ -183,7 +189,7 @@ def _mean(study, scores):
 def write_report(report: dict, path: Path) -> None:
     """Write the report as JSON."""
     with write_atomically(path, "w") as file:
-        file.write(json.dumps(report, indent=1) + "\n")
+        file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def summary(report: dict) -> str:
@@ -197,6 +203,7 @@ def summary(report: dict) -> str:
     for row in report["methods"]:
         line = f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['total_bytes']:8.0f}  "
         line += f"{row['compression_factor']:5.0f}x  {row['ndcg_at_10']:.3f}    {row['retention']:.3f} "
-        lines.append(line + f"[{row['low']:.3f}, {row['high']:.3f}]")
+        ends = "too few queries" if row["low"] is None else f"{row['low']:.3f}, {row['high']:.3f}"
+        lines.append(f"{line}[{ends}]")
     lines += [f"not run: {row['method']}, {row['fitted_on']}: {row['reason']}" for row in report["skipped"]]
     return "\n".join(lines)

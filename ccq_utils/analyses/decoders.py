@@ -33,9 +33,7 @@ def train(study: Study, variants: dict[str, dict], seeds: dict[str, int] | None 
     return decoders, pd.concat(losses, ignore_index=True)
 
 
-def score_decoders(
-    study: Study, vectors: Vectors, decoders: dict[str, list[Decoder]], stops: list[int]
-) -> pd.DataFrame:
+def score_decoders(study: Study, vectors: Vectors, decoders: dict[str, list[Decoder]], stops) -> pd.DataFrame:
     """Per-query scores of what decoders give in float at every stop, kept in the cache; labels ``decoder`` and ``stop``."""
     parts = []
     for (name, group), stop in itertools.product(decoders.items(), stops):
@@ -45,17 +43,14 @@ def score_decoders(
             return {"scores": np.stack(each)}
 
         tasks = {task: one.fingerprint for task, one in vectors.by_task.items()}
-        held = study.cache.arrays("scores", {"stop": stop, "decoders": weights_of(group), "tasks": tasks}, make)[
-            "scores"
-        ]
+        key = {"stop": stop, "decoders": weights_of(group), "tasks": tasks}
+        held = study.cache.arrays("scores", key, make)["scores"]
         ends = np.cumsum([len(one.queries) for one in vectors.by_task.values()])[:-1]
         parts.append(score_table(dict(zip(tasks, np.split(held, ends, axis=1), strict=True)), decoder=name, stop=stop))
     return pd.concat(parts, ignore_index=True)
 
 
-def score_scorings(
-    vectors: TaskVectors, decoder: Decoder, calibration: np.ndarray, dims: int
-) -> dict[tuple, np.ndarray]:
+def score_scorings(vectors: TaskVectors, decoder: Decoder, calibration: np.ndarray, dims: int) -> dict:
     """nDCG@10 per query by (bits, spacing, scoring) of one decoder on one task; 32 bits are its float output.
 
     Scorings: ``asymmetric`` (float query), ``symmetric`` (both decoded), ``bucket numbers`` (the cosine of bucket numbers,

@@ -2,7 +2,6 @@
 
 import itertools
 import string
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -24,16 +23,7 @@ TEXT_DAMAGE = (*TYPOS, "first half", "last half")
 
 
 def score_coded(
-    study: Study,
-    vectors: Vectors,
-    method: str,
-    budget: int,
-    decoders: list[Decoder] = (),
-    bits: int | dict | None = None,
-    seeds: int = 1,
-    flipped: float = 0.0,
-    scorings: Iterable[str] = SCORINGS,
-    **labels,
+    study, vectors: Vectors, method, budget, decoders=(), bits=None, seeds=1, flipped=0.0, scorings=SCORINGS, **labels
 ) -> pd.DataFrame:
     """Per-query scores of a codec (a name in ``CODECS``) fitted on general text; kept in the cache.
 
@@ -48,12 +38,9 @@ def score_coded(
         Long table with ``scoring``, ``dims``, ``bits``, ``bytes_per_vector``, ``method``, ``budget`` and the labels.
     """
     if isinstance(bits, dict):
-        given = {scoring: bits.get((method, budget, scoring)) for scoring in scorings}
-        each = [
-            score_coded(study, vectors, method, budget, decoders, given[scoring], seeds, flipped, (scoring,), **labels)
-            for scoring in scorings
-        ]
-        return pd.concat(each, ignore_index=True)
+        given = (vectors, method, budget, decoders)
+        best = [(bits.get((method, budget, scoring)), seeds, flipped, (scoring,)) for scoring in scorings]
+        return pd.concat([score_coded(study, *given, *own, **labels) for own in best], ignore_index=True)
     decoders = list(decoders)[:seeds] if method.startswith("decoder") else []
     most, room = (decoders[0].config["out_dims"] if decoders else vectors.dims), budget
     if bits:
@@ -74,11 +61,8 @@ def score_coded(
     dims, depth, size = held["shape"].tolist()
     labels |= {"method": method, "budget": budget, "bytes_per_vector": size}
     labels |= {"dims": dims, "bits": depth} if method in GRADED else {"dims": depth, "bits": 1}  # a plane is a dim
-    tables = [
-        score_table({task: held[f"{scoring} {task}"] for task in vectors.by_task}, scoring=scoring, **labels)
-        for scoring in scorings
-    ]
-    return pd.concat(tables, ignore_index=True)
+    found = {scoring: {task: held[f"{scoring} {task}"] for task in vectors.by_task} for scoring in scorings}
+    return pd.concat([score_table(found[name], scoring=name, **labels) for name in scorings], ignore_index=True)
 
 
 def _score(vectors, codec, scorings, flipped, seed):
@@ -95,9 +79,7 @@ def _score(vectors, codec, scorings, flipped, seed):
     return found
 
 
-def bits_grid(
-    study: Study, vectors: Vectors, methods: Iterable[str], budgets: Iterable[int], decoders: list[Decoder] = ()
-) -> pd.DataFrame:
+def bits_grid(study: Study, vectors: Vectors, methods, budgets, decoders: list[Decoder] = ()) -> pd.DataFrame:
     """Retention by method, budget, bits per dim and scoring, one seed; of validation queries, if ``vectors`` are theirs.
 
     A method that has a choice keeps as many dims as fit the bytes and its map has.

@@ -5,30 +5,30 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ccq_utils.common.errors import StudyError
+
 
 class Codec(Protocol):
-    """A compression method: fitted on vectors without judgements, then frozen.
+    """A compression method: fitted on vectors without judgements, then frozen; every one has
 
-    ``project`` maps a float vector to the space in which ``decode`` gives documents back. A codec may also have a method
-    ``score(queries, codes)`` with an estimate of its own, which ``scores`` then uses. Arrays that are fitted end in ``_``;
-    ``shared_bytes`` counts them, but for those that ``drawn`` names: a seed draws them again.
+    * ``fit(vectors, calibration=None)``: on ``(n, D)`` vectors, what needs held-out ones on ``calibration``; gives itself;
+    * ``project(vectors)``: not coded, ``(n, D) -> (n, d) float32``, the space in which ``decode`` gives documents back;
+    * ``encode(vectors)`` and ``decode(codes)``: packed codes, ``(n, bytes_per_vector) uint8``, and what they stand for;
+    * ``bytes_per_vector``: with a vector's own constants; ``shared_bytes`` counts what all vectors share.
+
+    It may have ``score(queries, codes)``, an estimate of its own, which ``scores`` then uses. Arrays that are fitted end in
+    ``_``; ``shared_bytes`` counts them, but for those that ``drawn`` names: a seed draws them again.
     """
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """What one stored vector costs, its own constants included; ``shared_bytes`` counts what all vectors share."""
 
-    def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "Codec":
-        """Fit on ``(n, D)`` vectors, and what needs held-out ones on ``calibration``; returns itself."""
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """Float vectors, not coded: ``(n, D) -> (n, d) float32``."""
-
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """Packed codes: ``(n, D) -> (n, bytes_per_vector) uint8``."""
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """What the codes stand for: ``(n, bytes_per_vector) uint8 -> (n, d) float32``."""
+def require_distinct(rows, needed: int) -> None:
+    """Raises ``StudyError`` where fewer than ``needed`` of the texts, or vectors ``(n, d)``, are different."""
+    found = set()
+    for row in rows:
+        found.add(row if isinstance(row, str) else row.tobytes())
+        if len(found) >= needed:
+            return
+    raise StudyError(f"{len(found)} of {len(rows)} texts are different, this fit needs {needed}; give it more text")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

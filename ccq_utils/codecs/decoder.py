@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ccq_utils.codecs.codec import require_distinct
 from ccq_utils.common.cache import remembered
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
@@ -90,9 +91,7 @@ class Decoder(nn.Module):
         """Decode, truncate to ``dims``, normalise: ``(n, D) -> (n, dims) float32``."""
         expected, largest, given = self.config["in_dims"], self.config["out_dims"], vectors.shape[1]
         if given != expected:
-            raise StudyError(
-                f"decoder takes {expected} dims, the vectors have {given}; it was fitted on another concat"
-            )
+            raise StudyError(f"decoder takes {expected} dims, the vectors have {given}: they are of another concat")
         if dims is not None and not 1 <= dims <= largest:
             raise StudyError(f"stop {dims} does not fit the decoder's {largest} dims")
         given = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
@@ -139,6 +138,7 @@ def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.nda
     """
     if dims > (in_dims := vectors.shape[1]):
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
+    require_distinct(vectors, 2)
     axes = principal_axes(vectors)[:, :dims]
     if power:
         squares = np.square((vectors if held_out is None else held_out) @ axes.astype(np.float32)).mean(axis=0)
@@ -149,16 +149,7 @@ def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.nda
 
 
 def train_decoder(
-    decoder: Decoder,
-    training: np.ndarray,
-    validation: np.ndarray,
-    stops: list[int],
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    patience: int | None,
-    seed: int,
-    loss: str = "similarity",
+    decoder, training, validation, stops, epochs, batch_size, learning_rate, patience, seed, loss="similarity"
 ) -> pd.DataFrame:
     """Train in place with Adam and keep the weights of the lowest held-out loss.
 
@@ -176,8 +167,8 @@ def train_decoder(
         raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")
     if stops[-1] > decoder.config["out_dims"]:
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
-    if len(training) < 2 or len(validation) < 2:
-        raise StudyError(f"decoder training needs at least two vectors each, got {len(training)} and {len(validation)}")
+    for vectors in (training, validation):
+        require_distinct(vectors, 2)
     training, validation = torch.from_numpy(training), torch.from_numpy(validation)
     order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate, fused=True)

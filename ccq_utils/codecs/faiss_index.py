@@ -7,6 +7,7 @@ is no sum over bytes; ``search`` ranks the best of them by the codec's own score
 """
 
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarr
     """Scores and numbers, ``(queries, count)``, best first, of the best documents of float queries ``(queries, D)``."""
     if count < 1:
         raise StudyError(f"k {count} must be at least 1")
+    if count > index.ntotal:
+        warnings.warn(f"{count} results were asked for, there are only {index.ntotal} texts", stacklevel=2)
     projected = np.ascontiguousarray(codec.project(np.asarray(queries, dtype=np.float32)), dtype=np.float32)
     faiss, size = load_faiss(), codec.bytes_per_vector
     _, numbers = index.search(projected, min(CANDIDATES * count, index.ntotal))

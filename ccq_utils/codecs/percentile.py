@@ -126,22 +126,21 @@ class LshCodec:
 def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=0.0):
     most = decoder.config["out_dims"] if decoder else in_dims
     bits = bits or next((bits for bits in BITS[::-1] if bits >= usual and 8 * budget // bits <= most), 8)
-    return PercentileCodec(
-        min(most, 8 * budget // bits), bits, decoder, rotate, seed=seed if rotate else 0, power=power
-    )
+    dims = min(most, 8 * budget // bits)
+    return PercentileCodec(dims, bits, decoder, rotate, seed=seed if rotate else 0, power=power)
+
+
+def _pca(in_dims, budget, decoder, seed, bits, **options):
+    return _percentile(in_dims, budget, None, seed, bits, **options)
 
 
 POWER = 0.375
 """Of equalised PCA: of 0.25, 0.375 and 0.5 the best in the mean of 48x and 192x (.906 against .902 and .905) on validation
 queries of four sets: the default profile's two, SciFact and NFCorpus (there a concat of two MiniLMs)."""
 CODECS = {
-    "equalised PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(
-        in_dims, budget, None, seed, bits, True, 1, POWER
-    ),
-    "PCA": lambda in_dims, budget, decoder, seed, bits: _percentile(in_dims, budget, None, seed, bits),
-    "PCA, rotated": lambda in_dims, budget, decoder, seed, bits: _percentile(
-        in_dims, budget, None, seed, bits, True, 1
-    ),
+    "equalised PCA": partial(_pca, rotate=True, usual=1, power=POWER),
+    "PCA": _pca,
+    "PCA, rotated": partial(_pca, rotate=True, usual=1),
     "decoder": _percentile,
     "decoder, rotated": partial(_percentile, rotate=True, usual=1),
     "decoder, LSH": lambda in_dims, budget, decoder, seed, bits: LshCodec(8 * budget, seed, decoder=decoder),
@@ -154,17 +153,12 @@ GRADED = ("equalised PCA", "PCA", "PCA, rotated", "decoder", "decoder, rotated")
 """Codecs that can spend their bytes on few dims with many bits, or on many with few."""
 
 
-def make_codec(
-    name: str, in_dims: int, budget: int, decoder: Decoder | None = None, seed: int = 0, bits: int | None = None
-) -> Codec:
+def make_codec(name: str, in_dims: int, budget: int, decoder=None, seed: int = 0, bits: int | None = None) -> Codec:
     """A codec of at most ``budget`` bytes per vector.
 
     Args:
         bits: Per dim, of a codec in ``GRADED``, which then keeps as many dims as fit; its usual number where None: 1 after
             a rotation, else 2, and more where there are fewer dims than would fill the bytes.
-
-    Raises:
-        StudyError: A name that is not in ``CODECS``, or no byte.
     """
     if name not in CODECS:
         raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")

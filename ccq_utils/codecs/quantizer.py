@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ccq_utils.codecs.codec import require_distinct
 from ccq_utils.common.errors import StudyError
 
 BITS = (8, 4, 2, 1)
@@ -53,12 +54,9 @@ class PercentileQuantizer:
         self.bits, self.spacing = bits, spacing
 
     def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
-        """Calibrate on ``(n, d)`` vectors, at least as many as there are buckets; returns itself."""
+        """Calibrate on ``(n, d)`` vectors, as many different ones as there are buckets or more; returns itself."""
         buckets = 2**self.bits
-        if len(vectors) < buckets:
-            raise StudyError(
-                f"calibration set of {len(vectors)} vectors is smaller than the {buckets} buckets it fills"
-            )
+        require_distinct(vectors, buckets)
         if not np.isfinite(vectors).all():
             raise StudyError("calibration vectors hold NaN or infinity; mend the model or remove the texts")
         shares = np.arange(1, buckets) / buckets

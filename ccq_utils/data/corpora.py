@@ -1,7 +1,6 @@
 """Text without judgements, for training and calibration: passages, and (question, answer) pairs for trained members."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data import hub
 from ccq_utils.data.docstrings import read_library
 from ccq_utils.data.profile import TextSpec
-from ccq_utils.data.text_files import read_jsonl
+from ccq_utils.data.text_files import read_rows, shows
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def _in_seeded_order(spec, seed):
     if kind == "docstrings":
         documents = _from_docstrings(spec)
     else:
-        rows = read_jsonl(Path(place), "training text")
-        documents = [_title_and_rest(row.get("title") or "", str(row["text"] or "")) for row in rows]
+        rows = read_rows(place, "training text")
+        documents = [_title_and_rest(title, text) for _, _, title, text in rows if shows(title + text)]
     for index in np.random.default_rng(seed).permutation(len(documents)):
         yield documents[index]
 

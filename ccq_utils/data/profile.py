@@ -1,6 +1,9 @@
 """Profiles: one YAML file that names the models, tasks, training text and budgets of a run; every key is validated."""
 
 import re
+import reprlib
+from collections import defaultdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -8,11 +11,23 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.paths import PROFILES
+from ccq_utils.common.paths import PROFILES, place_of
 
 SHIPPED = ("minilm", "lexical", "wordllama", "static", "model2vec")  # need no hub; ``models.BUILDERS`` makes them
 TEXT_PARTS = ("training", "calibration", "validation", "short", "long")  # no task can have such a name
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=64)]  # it names folders
+Line = Annotated[str, Field(pattern=r"^[^/\\]*[^\s/\\][^/\\]*$")]
+Seed, Count = Annotated[int, Field(ge=0, lt=2**31)], Annotated[int, Field(ge=1)]
+
+
+def _rising(values):
+    if list(values) != sorted({*values} if isinstance(values, list) else values):
+        raise ValueError("the numbers must be ascending")
+    return values
+
+
+Ascending = Annotated[list[Count], Field(min_length=1), AfterValidator(_rising)]
 
 
 def _source(*accepted):
@@ -22,15 +37,16 @@ def _source(*accepted):
         if not re.fullmatch("|".join(re.sub("[A-Z]+", ".+", kind) for kind in accepted), value):
             raise ValueError(f"unknown source {value!r}; accepted: {', '.join(accepted)}")
         kind, _, path = value.partition(":")
-        return f"{kind}:{(info.context / path).resolve()}" if kind in ("beir", "jsonl") and info.context else value
+        inside = info.context if kind in ("beir", "jsonl") else None
+        return f"{kind}:{(inside / place_of(path, kind)).resolve()}" if inside else value
 
     return Annotated[str, AfterValidator(check)]
 
 
 class Strict(BaseModel):
-    """What is read from YAML: no unknown key, nothing changes afterwards."""
+    """What is read from YAML: no unknown key, no value of another type, nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class HubModel(Strict):
@@ -56,7 +72,7 @@ class TaskSpec(Strict):
     first, so that tasks over the same libraries share one corpus.
     """
 
-    name: str
+    name: Line
     source: _source("docstrings:summary", "docstrings:see_also", "beir:PATH", "mteb:NAME")
     libraries: list[str] = []
     validation_queries: int = Field(0, ge=0)
@@ -88,16 +104,18 @@ class TextSpec(Strict):
     revision: Commit | None = None
 
     @model_validator(mode="after")
-    def _pinned(self):
+    def _consistent(self):
         if self.source.startswith("hub:") and self.revision is None:
             raise ValueError(f"{self.source} needs a revision (a commit of 40 hex digits), or its text may change")
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
         return self
 
 
 class LexicalSpec(Strict):
     """The lexical encoder: ``ngrams`` of characters, hashed to ``features``; each touches ``nonzeros`` of ``dims``."""
 
-    ngrams: tuple[int, int] = (3, 5)
+    ngrams: Annotated[tuple[Count, Count], Field(strict=False), AfterValidator(_rising)] = (3, 5)
     features: int = Field(2**16, ge=2**10)
     dims: int = Field(384, ge=8)
     nonzeros: int = Field(8, ge=1)
@@ -116,7 +134,7 @@ class DecoderSpec(Strict):
     """Decoder training: at most ``dims`` outputs, truncation depths ``stops``, early stop after ``patience`` evaluations."""
 
     dims: int = Field(1024, ge=1)
-    stops: list[int] = [32, 64, 128, 256, 512, 1024]
+    stops: Ascending = [32, 64, 128, 256, 512, 1024]
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
@@ -125,8 +143,6 @@ class DecoderSpec(Strict):
 
     @model_validator(mode="after")
     def _stops_fit(self):
-        if not self.stops or sorted(set(self.stops)) != self.stops or self.stops[0] < 1:
-            raise ValueError(f"stops must be ascending positive numbers without repeats, got {self.stops}")
         if self.stops[-1] > self.dims:
             raise ValueError(f"stop {self.stops[-1]} is larger than the decoder's {self.dims} dims")
         return self
@@ -135,7 +151,7 @@ class DecoderSpec(Strict):
 class FinetunedModel(HubModel):
     """A model from the hub that somebody trained further from ``base``, one of the profile's models."""
 
-    name: str
+    name: Word
     base: str
 
 
@@ -143,7 +159,7 @@ class OpenQuestionsSpec(Strict):
     """Learned fusion is fitted on ``pairs`` of text; a fine-tuned member is ``finetuned``, or made in ``finetune_epochs``."""
 
     pairs: int = Field(600, ge=32)
-    finetune_epochs: list[int] = [1, 3, 8]
+    finetune_epochs: Ascending = [1, 3, 8]
     finetuned: FinetunedModel | None = None
 
 
@@ -154,9 +170,9 @@ class Profile(Strict):
     in ``hub_models``. ``large_model`` is the single baseline that joined small models are held against.
     """
 
-    name: str
+    name: Word
     description: str
-    seed: int = 20251004
+    seed: Seed = 20251004
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     models: list[str] = Field(min_length=2)
     larger: list[str] = []
@@ -169,15 +185,18 @@ class Profile(Strict):
     training: TextSpec
     decoder: DecoderSpec = DecoderSpec()
     open_questions: OpenQuestionsSpec = OpenQuestionsSpec()
-    budgets: list[int] = [256, 128, 64, 32, 16]
+    budgets: list[Count] = Field([256, 128, 64, 32, 16], min_length=1)
     resamples: int = Field(1000, ge=100)
-    bootstrap_seed: int = 0
+    bootstrap_seed: Seed = 0
     seeds: int = Field(3, ge=2)
 
     @model_validator(mode="before")
     @classmethod
     def _names_of_models(cls, content):
-        content, found = dict(content), dict(content.get("hub_models", {}))
+        content, found = dict(content), content.get("hub_models", {})
+        if not isinstance(found, dict):
+            return content
+        found = dict(found)
         for key in ("models", "larger"):
             entries = content.get(key)
             for place, entry in enumerate(entries if isinstance(entries, list) else ()):
@@ -218,18 +237,38 @@ class Profile(Strict):
 def load_profile(name_or_path: str | Path) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or any YAML file by its path; a mistake is one line that names file and key."""
     path = profile_path(name_or_path)
+    content = read_yaml(path, f"profile {path.name}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Profile.model_validate(content if isinstance(content, dict) else {}, context=path.parent)
+        profile = Profile.model_validate(content if isinstance(content, dict) else {}, context=path.parent)
     except ValidationError as error:
         raise StudyError(f"profile {path.name}: {'; '.join(map(_explained, error.errors()))}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"profile {path.name} is not readable YAML: {' '.join(str(error).split())}") from error
+    others = {found.stem.casefold() for found in PROFILES.glob("*.yaml") if found.resolve() != path}
+    if profile.name.casefold() in others:
+        raise StudyError(f"profile {path.name}: key 'name': {profile.name!r} is a shipped profile; choose another name")
+    return profile
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node, deep=False):
+        lines = defaultdict(list)
+        for key, _ in node.value:
+            lines[str(key.value)].append(key.start_mark.line + 1)
+        if twice := {key: found for key, found in lines.items() if len(found) > 1}:
+            raise yaml.YAMLError(f"a key stands twice, in the lines {twice}")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, owner: str):
+    """What a YAML file holds; a ``StudyError`` that begins with ``owner`` where it cannot be read or a key stands twice."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise StudyError(f"{owner} is not readable YAML: {' '.join(str(error).split()):.300}") from error
 
 
 def profile_path(name_or_path: str | Path) -> Path:
     """The YAML file of a profile name or path."""
-    path = Path(name_or_path)
+    path = place_of(name_or_path, "profile")
     if path.suffix not in (".yaml", ".yml"):
         path = PROFILES / f"{name_or_path}.yaml"
     if not path.is_file():
@@ -239,13 +278,15 @@ def profile_path(name_or_path: str | Path) -> Path:
 
 
 def _explained(problem):
-    key, got = ".".join(map(str, problem["loc"])) or "profile", f", got {problem['input']!r:.80}"
+    key, got = ".".join(map(str, problem["loc"])), f", got {reprlib.repr(problem['input'])}"
     if problem["type"] == "extra_forbidden":
         model = Profile
         for part in problem["loc"][:-1]:
             if part in model.model_fields:  # neither the place in a list nor the name of a model
                 annotation = model.model_fields[part].annotation
                 model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))
-        return f"unknown key {key!r}; accepted: {', '.join(model.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"key {key!r}: {message}{got if problem['type'] != 'missing' else ''}"
+        near = get_close_matches(str(problem["loc"][-1]), model.model_fields, 1)
+        near = f", perhaps {near[0]!r}" if near else ""
+        return f"unknown key {key!r}{near}; accepted: {', '.join(model.model_fields)}"
+    whole = problem["type"] in ("missing", "value_error") and isinstance(problem["input"], dict)
+    return f"key {key or 'profile'!r}: {problem['msg'].removeprefix('Value error, ')}{'' if whole else got}"

@@ -10,7 +10,6 @@ import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sparse
@@ -18,14 +17,16 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.paths import place_of
 from ccq_utils.data import hub
 from ccq_utils.data.docstrings import MIN_BODY_WORDS, read_library
 from ccq_utils.data.profile import TaskSpec
-from ccq_utils.data.text_files import read_lines, read_texts
+from ccq_utils.data.text_files import read_lines, read_texts, shows
 
 MAX_BODY_WORDS = 100
 """Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens."""
 MIN_SUMMARY_WORDS = 3
+HEADER = ["query-id", "corpus-id", "score"]
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of word 3-grams from which two bodies count as one document: setters that scikit-learn's estimators
 share and pandas' families of operators fall together, different functions do not."""
@@ -39,6 +40,7 @@ class Task:
         validation: the query ids set apart for choices; every other query is for reporting.
         exclude_self: drop the document that has the query's own id from that query's ranking.
         allow_missing: judgements may name documents that do not exist; they count as never found.
+        empty: documents without a text, beside ``documents``: they count, no model sees them, and they are never found.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Task:
     allow_missing: bool = False
     licence: str = "not specified"
     notes: dict[str, int | str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     def __post_init__(self):
         for problem in _problems(self):
@@ -66,10 +69,11 @@ class Task:
     def manifest(self) -> dict:
         """Counts and a sha256 over all text and judgements, by which another version of the text is noticed."""
         judged = sorted((query, sorted(grades.items())) for query, grades in self.qrels.items())
-        content = [sorted(self.documents.items()), sorted(self.queries.items()), judged, sorted(self.validation)]
+        documents = self.documents | dict.fromkeys(self.empty, "")
+        content = [sorted(documents.items()), sorted(self.queries.items()), judged, sorted(self.validation)]
         return {
             "task": self.name,
-            "documents": len(self.documents),
+            "documents": len(documents),
             "test_queries": len(self.query_ids("test")),
             "validation_queries": len(self.query_ids("validation")),
             "judgements": sum(len(grades) for grades in self.qrels.values()),
@@ -88,7 +92,7 @@ def _problems(task):
     for query, grades in task.qrels.items():
         if query not in task.queries:
             yield f"a judgement names query {query!r}, which does not exist; mend the qrels"
-        for name in () if task.allow_missing else grades.keys() - task.documents.keys():
+        for name in () if task.allow_missing else grades.keys() - task.documents.keys() - set(task.empty):
             yield f"query {query!r} judges document {name!r}, which does not exist; mend the qrels or set allow_missing: true"
 
 
@@ -149,25 +153,27 @@ def _documented(libraries):
 
 
 def _beir_task(spec, place, seed):
-    folder, owner = Path(place), f"task {spec.name!r}"
-    documents, queries = (read_texts(folder / f"{name}.jsonl", owner) for name in ("corpus", "queries"))
-    test = _read_qrels(folder / "qrels" / "test.tsv", owner)
-    held = [path for name in ("dev", "train") if (path := folder / "qrels" / f"{name}.tsv").is_file()]
-    tuning = _read_qrels(held[0], owner) if held and spec.validation_queries else {}
+    owner, folder = f"task {spec.name!r}", place_of(place, f"task {spec.name!r}")
+
+    def held(name):  # as it is, or packed
+        return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), folder / name)
+
+    documents, queries = (read_texts(held(f"{name}.jsonl"), owner, empty=True) for name in ("corpus", "queries"))
+    test = _read_qrels(held("qrels/test.tsv"), owner)
+    found = [path for name in ("dev", "train") if (path := held(f"qrels/{name}.tsv")).is_file()]
+    tuning = _read_qrels(found[0], owner) if found and spec.validation_queries else {}
     return _sampled(spec, documents, queries, test, seed, {}, tuning)
 
 
 def _mteb_task(spec, name, seed):
-    """A task of mteb by mteb's rules, without documents that have no text (FiQA has some): they count as never found."""
+    """A task of mteb by mteb's rules; documents that have no text (FiQA has some) are never found."""
     task, test, extra = hub.retrieval_task(name, bool(spec.validation_queries))
     splits = {split: task.dataset["default"][split] for split in (test, extra) if split}
-    corpus = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
-    documents = {document: text for document, text in corpus.items() if text}
+    documents = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
     queries = {row["id"]: row["text"] for held in splits.values() for row in held["queries"]}
     judged = splits[test]["relevant_docs"]
     tuning = splits[extra]["relevant_docs"] if extra else {}
-    dropped = len(corpus) - len(documents)
-    notes = {"revision": task.metadata.dataset["revision"], "empty_documents_dropped": dropped}
+    notes = {"revision": task.metadata.dataset["revision"]}
     spec = spec.model_copy(update={"exclude_self": task.ignore_identical_ids, "allow_missing": True})
     return _sampled(spec, documents, queries, judged, seed, notes, tuning, task.metadata.license or "not specified")
 
@@ -189,8 +195,17 @@ def _sampled(spec, documents, queries, qrels, seed, notes, tuning=None, licence=
     if tuning is None:
         validation = frozenset(_sample(sorted(qrels), min(spec.validation_queries, len(qrels) // 2), seed + 1))
     queries = {query: text for query, text in queries.items() if query in qrels}
+    empty = tuple(name for name, text in documents.items() if not shows(text))
+    documents = {name: text for name, text in documents.items() if shows(text)}
+    notes = notes | ({"empty_documents": len(empty)} if empty else {})
     rules = {"exclude_self": spec.exclude_self, "allow_missing": spec.allow_missing, "licence": licence}
-    return Task(spec.name, documents, queries, qrels, validation, **rules, notes=dict(notes))
+    task = Task(spec.name, documents, queries, qrels, validation, **rules, notes=notes, empty=empty)
+    judged = ((query, name) for query in task.query_ids("test") for name, grade in qrels[query].items() if grade > 0)
+    if not any(name in documents and not (spec.exclude_self and name == query) for query, name in judged):
+        raise StudyError(
+            f"task {spec.name!r}: no test query has a judgement above zero of a document that can be found"
+        )
+    return task
 
 
 def _sample(items, count, seed):
@@ -199,13 +214,22 @@ def _sample(items, count, seed):
 
 
 def _read_qrels(path, owner):
-    qrels = defaultdict(dict)
-    for number, line in read_lines(path, owner):
-        row = line.rstrip("\r\n").split("\t")
-        if number > 1 or row[-1] != "score":
-            try:
-                query, document, grade = row
-                qrels[query][document] = int(grade)
-            except ValueError as error:
-                raise StudyError(f"{owner}: {path.name} line {number} is not query, document, grade: {row}") from error
+    qrels, places, again, number = defaultdict(dict), {}, 0, -1
+    lines = ((where, line.split("\t")) for where, line in read_lines(path, owner) if line.strip())
+    for number, (where, row) in enumerate(lines):
+        if number or row != HEADER:
+            if len(row) != 3 or not re.fullmatch("[+-]?[0-9]{1,6}", row[2]):
+                expected = f"the header {'<TAB>'.join(HEADER)}, then these three, the score a whole number"
+                raise StudyError(f"{where} is {'<TAB>'.join(row)!r:.80}; expected is {expected}")
+            query, document, grade = row[0], row[1], int(row[2])
+            again += (query, document) in places
+            before = places.setdefault((query, document), where).removeprefix(f"{owner}: ")
+            if qrels[query].setdefault(document, grade) != grade:
+                given = f"grade {grade} for query {query!r} and document {document!r}"
+                raise StudyError(f"{where}: {given}, but {qrels[query][document]} in {before}; remove one of them")
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        problem = f"all {len(places)} are zero or negative" if places else "header only" if number == 0 else "empty"
+        raise StudyError(f"{owner}: {path} holds no judgement above zero ({problem}); nothing can be measured")
+    if again:
+        warnings.warn(f"{owner}: {path} holds {again} judgements a second time; each counts once", stacklevel=4)
     return dict(qrels)

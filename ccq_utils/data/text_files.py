@@ -1,75 +1,121 @@
-"""The files that people bring: UTF-8 lines, one JSON object each; a bad one gives an error that names file and line."""
+"""The one reader of files that people bring: UTF-8 lines, plain or gzipped; JSON objects, tables, texts.
+
+A byte order mark, CRLF and blank lines are read through, hidden files and folders never read. Whatever else is odd is a
+``StudyError`` that names file, line and key.
+"""
 
 import gzip
-import json
+import reprlib
+import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.paths import place_of
 
 
-def read_lines(path: Path, owner: str) -> Iterator[tuple[int, str]]:
-    """Line numbers, from 1, and lines that are not blank; ``.gz`` is unpacked; ``owner`` begins what errors say."""
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True)
+    id: str | int = Field("", validation_alias=AliasChoices("_id", "id"))
+    title: str | None = ""
+    text: str = ""
+
+
+def read_lines(path: Path, owner: str) -> Iterator[tuple[str, str]]:
+    """Where each line stands, in words, and the line without its end; ``owner`` begins what errors say."""
+    where = f"{owner}: {path}"
     if not path.is_file():
-        raise StudyError(f"{owner}: {path} is missing")
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, line
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise StudyError(f"{owner}: {path.name} is not UTF-8 text after line {number} ({error})") from error
+        raise StudyError(f"{where} is missing")
+    try:
+        with path.open("rb") as file:
+            lines = gzip.open(file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            for number in count(1):
+                where = f"{owner}: {path} line {number}"
+                if not (line := lines.readline()):
+                    return
+                if "\0" in (text := line.decode("utf-8")):
+                    raise ValueError("it holds the character NUL")
+                yield where, text.removeprefix("\ufeff").rstrip("\r\n")
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        raise StudyError(f"{where} cannot be read ({error}); expected is UTF-8 text, plain or gzipped") from error
 
 
-def read_jsonl(path: Path, owner: str) -> Iterator[dict]:
-    """One object with a ``text`` per line."""
-    for number, line in read_lines(path, owner):
-        row = None
-        with suppress(json.JSONDecodeError):
-            row = json.loads(line)
-        if not isinstance(row, dict) or "text" not in row:
-            raise StudyError(f"{owner}: {path.name} line {number} is not a JSON object with 'text': {line.strip():.60}")
-        yield row
+def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, str]]:
+    """Where, id (or ""), title and text of each JSON object of a file, or of a folder's ``.jsonl`` and ``.jsonl.gz`` files.
+
+    Texts without a word are given like others, and counted in a warning at the end.
+    """
+    empty = []
+    for path in _files(place_of(place, owner), (".jsonl", ".jsonl.gz")):
+        for where, line in read_lines(path, owner):
+            if not line.strip():
+                continue
+            try:
+                row = _Row.model_validate_json(line)
+            except ValidationError as error:
+                key, got = error.errors()[0]["loc"][:1], reprlib.repr(error.errors()[0]["input"])[:80]
+                problem = f"key {key[0]!r}" if key else "no JSON object"
+                raise StudyError(f"{where}, {problem}: {error.errors()[0]['msg']}, got {got}") from error
+            parts = str(row.id), row.title or "", row.text
+            if "\0" in "".join(parts):
+                raise StudyError(f"{where}: it holds the character NUL; mend or remove it")
+            if not row.title and "text" not in row.model_fields_set:
+                raise StudyError(f"{where}: key 'text' is missing; expected is a string")
+            yield where, *parts
+            empty += [] if shows(parts[1] + parts[2]) else [where]
+    if empty:
+        warnings.warn(f"{len(empty)} empty texts, which are never found; the first is {empty[0]}", stacklevel=2)
 
 
-def stream_texts(place: Path, owner: str = "texts") -> Iterator[tuple[str, str]]:
+def stream_texts(place: Path | str, owner="texts", empty=False, places=None) -> Iterator[tuple[str, str]]:
     """Ids and texts, one after the other: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before it.
 
-    ``place`` is a ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them, read in the order of their paths.
+    Empty texts are left out, unless ``empty`` is set. With a dictionary ``places``, which is filled with where each id
+    stands, an id that stands twice is an error.
     """
-    folder = (path for path in sorted(place.rglob("*")) if path.name.endswith((".jsonl", ".jsonl.gz")))
-    for path in folder if place.is_dir() else [place]:
-        for count, row in enumerate(read_jsonl(path, owner), 1):
-            name, parts = str(row.get("_id", row.get("id", ""))), [row.get("title") or "", row["text"]]
-            if not name or not all(isinstance(part, str) for part in parts) or not " ".join(parts).strip():
-                problem = f"object {count} of {path.name}, id {name!r}, has the text {row['text']!r:.60}"
-                raise StudyError(f"{owner}: {problem}; give an id and a string with at least one word, or leave it out")
-            yield name, " ".join(parts).strip()
+    for where, name, title, text in read_rows(place, owner):
+        if not shows(name):
+            raise StudyError(f"{where}: key 'id' (or '_id') is missing or empty; give each text an id of its own")
+        if places is not None and (before := places.setdefault(name, where)) != where:
+            before = before.removeprefix(f"{owner}: ")
+            raise StudyError(f"{where}: the id {name!r:.60} stands twice, first in {before}; remove one of them")
+        if shows(title + text):
+            yield name, f"{title} {text}".strip()
+        elif empty:
+            yield name, ""
 
 
-def read_texts(path: Path, owner: str = "texts") -> dict[str, str]:
+def read_texts(place: Path | str, owner: str = "texts", empty: bool = False) -> dict[str, str]:
     """Texts by id, all at once, as ``stream_texts`` reads them; an id that stands twice and no text are errors."""
-    found = {}
-    for name, text in stream_texts(path, owner):
-        if name in found:
-            raise StudyError(f"{owner}: {path.name} has the id {name!r} twice; remove one of them")
-        found[name] = text
-    if not found:
-        raise StudyError(f"{owner}: {path.name} holds no text; give one JSON object with 'id' and 'text' per line")
+    found = dict(stream_texts(place, owner, empty, {}))
+    if not any(found.values()):
+        raise StudyError(f"{owner}: {place} holds no text; give one JSON object with 'id' and 'text' per line")
     return found
 
 
-def read_folder(folder: Path, suffixes: tuple[str, ...] = (".txt", ".md", ".rst")) -> dict[str, str]:
-    """UTF-8 text files below a folder by their path in it, without empty ones; none at all is an error."""
-    folder, found = Path(folder).expanduser(), {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in suffixes):
-        try:
-            found[path.relative_to(folder).as_posix()] = path.read_text(encoding="utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise StudyError(f"text file {path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    if not any(found.values()):
+def read_folder(folder: Path | str, suffixes: tuple[str, ...] = (".txt", ".md", ".rst")) -> dict[str, str]:
+    """Text files below a folder by their path in it, without empty ones; none at all is an error."""
+    folder, found = place_of(folder, "folder"), {}
+    for path in _files(folder, suffixes) if folder.is_dir() else ():
+        found[path.relative_to(folder).as_posix()] = "\n".join(line for _, line in read_lines(path, "folder")).strip()
+    if empty := [name for name, text in found.items() if not shows(text)]:
+        warnings.warn(f"folder {folder}: {len(empty)} empty files are left out; the first is {empty[0]}", stacklevel=2)
+    if len(empty) == len(found):
         raise StudyError(f"folder {folder} holds no text file ({', '.join(suffixes)}); give one that does")
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in found.items() if name not in empty}
+
+
+def shows(text: str) -> bool:
+    """Whether a text has a character to be seen: no space, no control, not of width zero."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _files(place, suffixes):
+    if not place.is_dir():
+        return [place]
+    seen = (path for path in sorted(place.rglob("*")) if f"/{path.relative_to(place).as_posix()}".find("/.") < 0)
+    return [path for path in seen if path.name.lower().endswith(suffixes) and path.is_file()]

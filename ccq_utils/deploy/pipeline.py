@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from transformers.utils import logging
 
 from ccq_utils.codecs import faiss_index, files
+from ccq_utils.codecs.codec import require_distinct
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.cache import digest, file_digest
 from ccq_utils.common.errors import StudyError
@@ -19,6 +20,7 @@ from ccq_utils.common.files import writing_to
 from ccq_utils.common.progress import progress
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, check_device, load_model, with_modules
 from ccq_utils.models import encoding
+from ccq_utils.models.embed import named, normalise
 
 MANIFEST = "pipeline.json"
 CHUNK = 4096
@@ -80,21 +82,23 @@ class CompressedModel:
 
     def fit(self, texts: list[str]) -> "CompressedModel":
         """Fit the codec on the texts that will be coded, or on others like them."""
+        require_distinct(texts := _checked(texts), 2)
         self.codec.fit(self.vectors(texts))
         return self
 
     def fit_encode_document(self, texts: list[str]) -> np.ndarray:
         """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
+        require_distinct(texts := _checked(texts), 2)
         vectors = self.vectors(texts)
         return self.codec.fit(vectors).encode(vectors)
 
-    def encode_document(self, texts: list[str]) -> np.ndarray:
-        """Packed codes, shape (texts, bytes), uint8, in the order of the texts."""
+    def encode_document(self, texts: list[str], ids: Sequence[str] = ()) -> np.ndarray:
+        """Packed codes, shape (texts, bytes), uint8, in the order of the texts; errors name ``ids`` where they are given."""
         files.require_fit(self.codec)
         texts = _checked(texts)
-        parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+        parts = [(texts[start : start + CHUNK], ids[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
         parts = progress(parts, "texts encoded") if len(parts) > 1 else parts
-        return np.concatenate([self.codec.encode(self.vectors(part)) for part in parts])
+        return np.concatenate([self.codec.encode(self.vectors(part, ids=names)) for part, names in parts])
 
     def index(self, codes: np.ndarray):
         """A faiss index of the codes: build it once where several searches follow, or to save it."""
@@ -112,9 +116,11 @@ class CompressedModel:
         scores, numbers = faiss_index.search(self.codec, index, vectors, k)
         return (scores[0], numbers[0]) if alone else (scores, numbers)
 
-    def vectors(self, texts: Iterable[str], task: str = "document") -> np.ndarray:
+    def vectors(self, texts: Iterable[str], task: str = "document", ids: Sequence[str] = ()) -> np.ndarray:
         """Float vectors of documents or of ``query`` texts, ``(texts, dims) float32``: what the codec is fitted on."""
-        return encoding.encode(self.encoder, _checked(texts), task)
+        vectors = encoding.encode(self.encoder, texts := _checked(texts), task)
+        normalise(vectors, "model", lambda row: named(row, texts, ids))
+        return vectors
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
@@ -224,8 +230,8 @@ def _sums(folder):
 
 
 def _checked(texts):
-    if isinstance(texts, str) or not (texts := list(texts)):
-        raise StudyError("there are no texts; give a list of strings")
+    if isinstance(texts, str | bytes | dict | np.ndarray) or not (texts := list(texts)):
+        raise StudyError("there are no texts; give a list of strings (of a dict its values), no string or array")
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise StudyError(f"text number {number} is {text!r:.60}; give a string with at least one word")

@@ -18,7 +18,7 @@ from ccq_utils.models.base_models import BaseModel
 SHARD = 512  # texts: about 20 s of MiniLM on two cores
 
 
-def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document") -> np.ndarray:
+def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "document", ids=None) -> np.ndarray:
     """Vectors ``(len(texts), dims) float32`` of a base model, as the model gives them (not all models normalise).
 
     The cache keeps them by model, precision, versions of libraries and text; ``kind``, ``query`` or ``document``, chooses the
@@ -55,14 +55,13 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
             chunk, keys, parts = order[start : start + SHARD], [], []
             fresh = [texts[places[key][0]] for key in chunk]
             for rows, vectors in encoding.encode_batches(model.encoder, fresh, prompt=prompt or None):
-                normalise(vectors, f"model {model.name!r}")
+                at = [places[chunk[row]][0] for row in rows]
+                normalise(vectors, f"model {model.name!r}", lambda row, at=at: named(at[row], texts, ids))
                 keys += [chunk[row] for row in rows]
                 parts.append(vectors)
                 yield from rows
-            vectors = np.concatenate(parts)
-            cache.add_shard(
-                store, {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), "vectors": vectors}
-            )
+            vectors, names = np.concatenate(parts), np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
+            cache.add_shard(store, {"keys": names, "vectors": vectors})
             put(keys, vectors)
 
     what = "queries" if kind == "query" else "texts"
@@ -71,11 +70,16 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     return found
 
 
-def normalise(vectors: np.ndarray, name: str = "vectors", out: np.ndarray | None = None) -> np.ndarray:
-    """L2-normalise rows, into ``out`` where it is given; a row without a direction is an error that begins with ``name``."""
+def named(place: int, texts: list[str], ids) -> str:
+    """A text in an error: its place, its id where there are ``ids``, how it begins."""
+    return f"text number {place}{f' (id {ids[place]!r})' if ids else ''}, {texts[place]!r:.60},"
+
+
+def normalise(vectors: np.ndarray, name: str = "vectors", label=lambda row: f"row {row}", out=None) -> np.ndarray:
+    """L2-normalise rows, into ``out`` where it is given; a row without a direction is an error: ``name``, ``label(row)``."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
         what = "the zero vector" if norms[bad[0], 0] == 0 else "NaN or infinity"
-        raise StudyError(f"{name}: row {bad[0]} is {what} ({len(bad)} such rows); remove its text or mend the model")
+        raise StudyError(f"{name}: {label(bad[0])} is {what} ({len(bad)} such rows); remove its text or mend the model")
     return np.divide(vectors, norms, out=out)

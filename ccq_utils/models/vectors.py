@@ -31,9 +31,8 @@ def concat(members: Sequence[np.ndarray], shares: Sequence[float] | None = None,
     start = 0  # members are written in place one after another, so that only one copy of the join is ever held
     for number, (share, member) in enumerate(zip(shares, members, strict=True), 1):
         vectors = normalise(member, f"member {number}") if normalised else member
-        np.multiply(
-            np.float32(np.sqrt(share)), vectors, out=joined[:, start : start + member.shape[1]], casting="same_kind"
-        )
+        place = joined[:, start : start + member.shape[1]]
+        np.multiply(np.float32(np.sqrt(share)), vectors, out=place, casting="same_kind")
         start += member.shape[1]
     return normalise(joined, "concat", out=joined)
 

@@ -5,16 +5,15 @@ table. Scores of several seeds are averaged per query; how the estimate spreads 
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
-from pydantic import TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
-from ccq_utils.data.profile import Strict
+from ccq_utils.data.profile import Strict, read_yaml
 from ccq_utils.study.stats import FORMULAS, LEVEL, MACRO, Interval, compare, holm, over_seeds, rank_correlation
 
 RESAMPLES = 2000
@@ -23,9 +22,9 @@ RESAMPLES = 2000
 class Expectation(Strict):
     """Where the whole interval must lie for *holds*: ``above`` or ``below`` a number, or ``within`` two."""
 
-    above: float | None = None
-    below: float | None = None
-    within: tuple[float, float] | None = None
+    above: float = -np.inf
+    below: float = np.inf
+    within: Annotated[tuple[float, float], Field(strict=False)] | None = None
 
     @model_validator(mode="after")
     def _one(self):
@@ -36,10 +35,7 @@ class Expectation(Strict):
     @property
     def bounds(self) -> tuple[float, float]:
         """The ends between which the interval must lie; infinite where there is none."""
-        return self.within or (
-            -np.inf if self.above is None else self.above,
-            np.inf if self.below is None else self.below,
-        )
+        return self.within or (self.above, self.below)
 
     def judge(self, interval: Interval) -> str:
         """*holds* where the whole interval lies where it should, *does not hold* where none of it does, else *undecided*."""
@@ -127,11 +123,7 @@ class Claim(Strict):
 def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]:
     """The claims in the file's order."""
     try:
-        return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise StudyError(f"{path.name} is missing; run from a whole checkout") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path.name} is not readable YAML: {' '.join(str(error).split())}") from error
+        return TypeAdapter(list[Claim]).validate_python(read_yaml(path, path.name))
     except ValidationError as error:
         problem = error.errors()[0]
         raise StudyError(f"{path.name}, entry {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error

@@ -44,12 +44,7 @@ def resample_weights(queries: int, resamples: int, seed: int, slot: int = 0) -> 
 
 
 def summarise(
-    scores: pd.DataFrame,
-    by: list[str],
-    reference: pd.DataFrame | None = None,
-    statistic: str = "retention",
-    resamples: int = 1000,
-    seed: int = 0,
+    scores: pd.DataFrame, by: list[str], reference=None, statistic="retention", resamples=1000, seed=0
 ) -> pd.DataFrame:
     """One row per group and task, and one for the mean over tasks where a group has several, with bootstrap intervals.
 

@@ -106,8 +106,9 @@ class Study:
         """
         key = (model, text, split)
         if key not in self._vectors:
-            kind = "document" if split is None else "query"
-            self._vectors[key] = embed(self.models[model], self.texts(text, split), self.cache, kind)
+            kind, task = "document" if split is None else "query", self.tasks.get(text)
+            ids = None if task is None else list(task.documents) if split is None else task.query_ids(split)
+            self._vectors[key] = embed(self.models[model], self.texts(text, split), self.cache, kind, ids)
         return self._vectors[key]
 
     def texts(self, text: str, split: str | None = None) -> list[str]:
@@ -120,9 +121,7 @@ class Study:
             return getattr(self.corpora, text)
         raise StudyError(f"unknown text {text!r}; accepted: {', '.join([*self.tasks, *TEXT_PARTS])}")
 
-    def concat(
-        self, text: str, split: str | None = None, members=None, shares=None, normalised: bool = True
-    ) -> np.ndarray:
+    def concat(self, text: str, split: str | None = None, members=None, shares=None, normalised=True) -> np.ndarray:
         """The concat of a text, ``(n, D)``: of the selection or of ``members``; weighted where ``shares`` are given."""
         found = [self.member_vectors(member, text, split) for member in members or self.members]
         return concat(found, shares, normalised)

@@ -3,21 +3,21 @@
 import pandas as pd
 import torch
 
-from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
+from ccq_utils.codecs.decoder import LOSSES, Decoder, fit_pca, train_decoder
 from ccq_utils.common.cache import array_digest
 from ccq_utils.study.study import Study
 
 
 def trained_decoder(
-    study: Study,
-    start: str = "random",
-    dims: int | None = None,
-    seed: int = 0,
-    members: list[str] | None = None,
+    study,
+    start="random",
+    dims=None,
+    seed=0,
+    members=None,
     shares=None,
     training=None,
-    epochs: int | None = None,
-    loss: str = "similarity",
+    epochs=None,
+    loss=LOSSES[0],
     **shape,
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, and its losses per epoch.
