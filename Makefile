@@ -58,4 +58,5 @@ lock:  ## resolve pyproject.toml anew and pin the result in requirements.lock
 	@mv build/lock/pinned requirements.lock && rm -rf build/lock
 
 clean:  ## remove build/ and data/cache; committed results stay
+	@for lock in build/.*.lock; do [ ! -f "$$lock" ] || $(VENV)/bin/python -c 'import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(timeout=0)' "$$lock" 2> /dev/null || { echo "make: $$(cat "$$lock") is writing to build/; wait for it" >&2; exit 1; }; done
 	@rm -rf build data/cache

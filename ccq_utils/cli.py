@@ -1,5 +1,7 @@
 """The ``ccq`` command: one subcommand per thing to do. What takes long to import is imported by the command that needs it."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from ccq_utils.common import files
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import quiet_libraries
 
@@ -18,20 +21,45 @@ Model = Annotated[str, typer.Argument(metavar="DIR", help="what ccq fit saved")]
 Codes = Annotated[str, typer.Argument(metavar="codes", help="what ccq encode wrote, file or folder")]
 Device = Annotated[str, typer.Option(help="where the models run: cpu, cuda, mps, ...")]
 Precision = Annotated[str, typer.Option(metavar="NAME", help="transformers compute in: float32, bfloat16 or auto")]
-Finished = Annotated[str, typer.Option(metavar="DIR", help="--output of a finished run")]
+Finished = Annotated[str, typer.Option(metavar="DIR", help="--out of a finished run")]
+Out = typer.Option("--out", "--output", metavar="DIR", help="write below DIR, not into the checkout")
+Force = Annotated[bool, typer.Option("--force", help="replace a file that no ccq command wrote")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code. What a user can mend becomes one line on stderr and exit code 2."""
+    if arguments is None:
+        _prepare()
     if not sys.stderr.isatty():
         quiet_libraries()
     try:
-        return app((sys.argv[1:] if arguments is None else arguments) or ["--help"], "ccq", standalone_mode=False) or 0
+        code = app((sys.argv[1:] if arguments is None else arguments) or ["--help"], "ccq", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except StudyError as problem:
-        print(f"ccq: {problem}", file=sys.stderr)
+        line = str(problem)
     except TyperException as problem:  # a wrong option or argument
-        print(f"ccq: {problem.format_message()}; ccq COMMAND --help shows what there is", file=sys.stderr)
+        line = f"{problem.format_message()}; ccq COMMAND --help shows what there is"
+    except BrokenPipeError:  # whoever reads our lines has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as problem:
+        if problem.errno not in files.FULL + files.DENIED:
+            raise
+        line = f"{problem.strerror}: {problem.filename or 'standard output'}; what was finished is kept"
+    print(f"ccq: {line}", file=sys.stderr)
     return 2
+
+
+def _prepare():
+    """A process of our own: ended by its terminal it ends as by Ctrl-C; a stream may be closed, or know no UTF-8."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 @app.command()
@@ -39,7 +67,7 @@ def run(
     profile: Profile = "default",
     only: Annotated[str, typer.Option(metavar="NN", help="one notebook, by number (03) or name")] = "",
     force: Annotated[bool, typer.Option("--force", help="run notebooks again even if nothing changed")] = False,
-    output: Annotated[str, typer.Option(metavar="DIR", help="write below DIR, not into the checkout")] = "",
+    output: Annotated[str, Out] = "",
 ):
     """Run the notebooks of a profile, resuming where a run stopped."""
     from ccq_utils.run import runner
@@ -77,21 +105,24 @@ def evaluate(
     peers: Annotated[bool, typer.Option("--peers", help="run published methods as well (minutes)")] = False,
     exclude_self: Annotated[bool, typer.Option("--exclude-self", help="drop the document with the query's id")] = False,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="accept judgements of no document")] = False,
-    json: Annotated[str, typer.Option(metavar="OUT", help="write the report there")] = "",
+    out: Annotated[str, typer.Option("--out", "--json", metavar="JSON", help="write the report there")] = "",
+    force: Force = False,
 ):
     """Compare compression methods on your own BEIR folder."""
+    if out:
+        files.check_output(out, '{\n "task": ', force)
     from ccq_utils.analyses import comparison
 
     options = {"exclude_self": exclude_self, "allow_missing": allow_missing}
     report = comparison.evaluate_task(task, bytes, profile, peers, **options)
-    if json:
-        comparison.write_report(report, Path(json))
+    if out:
+        comparison.write_report(report, Path(out))
     print(comparison.summary(report))
 
 
 @app.command()
 def fit(
-    output: Annotated[str, typer.Option(metavar="DIR", help="folder for the saved model")],
+    out: Annotated[str, typer.Option("--out", "--output", metavar="DIR", help="folder for the saved model")],
     profile: Profile = "default",
     codec: Annotated[str, typer.Option(metavar="NAME", help="or decoder (the paper's), ...")] = "equalised PCA",
     bytes: Annotated[int | None, typer.Option(metavar="N", min=1, help="per text; else a 48th of the floats")] = None,
@@ -105,43 +136,48 @@ def fit(
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CompressedModel, check_place
 
-    check_place(Path(output))  # before the long work
     check_name(codec)
-    own = list(read_texts(Path(texts)).values()) if texts else []
-    model = CompressedModel.from_profile(profile, bytes, codec, not own, run, device, precision)
-    (model.fit(own) if own else model).save(output)
-    print(f"{output}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
+    check_place(Path(out))  # before the long work
+    with files.only_one(Path(out)):
+        own = list(read_texts(Path(texts)).values()) if texts else []
+        model = CompressedModel.from_profile(profile, bytes, codec, not own, run, device, precision)
+        (model.fit(own) if own else model).save(out)
+    print(f"{out}: {' + '.join(model.model[0].names)}, {model.codec.bytes_per_vector} bytes per text")
 
 
 @app.command()
 def encode(
     model: Model,
     texts: Annotated[str, typer.Argument(metavar="texts.jsonl", help="'id' and 'text' on each line; or a folder")],
-    codes: Annotated[str, typer.Argument(metavar="codes.safetensors", help="file to write; or a folder/ of parts")],
+    out: Annotated[
+        str, typer.Option("--out", metavar="codes.safetensors", help="file to write; or a folder/ of parts")
+    ],
     part: Annotated[int, typer.Option(metavar="N", min=1, help="texts per part of a folder")] = 4096,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="per worker of a folder")] = None,
     address: Annotated[str, typer.Option(help="of Ray: local (started here), auto, host:port, ray://host:port")] = "",
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="of Ray; else all that have room")] = None,
     device: Device = "cpu",
     precision: Precision = "float32",
+    force: Force = False,
 ):
     """Encode texts to packed codes with a saved model."""
+    if out.endswith("/") or Path(out).is_dir():
+        from ccq_utils.deploy.scale import encode_corpus
+
+        done = encode_corpus(model, texts, out, address, workers, threads, device, part, precision)
+        print(f"{out}: {done['texts']} texts, {done['made']} of {done['parts']} parts made now")
+        return
+    if address or workers or threads:
+        raise StudyError(f"workers and threads are for a folder of parts; write {out}/")
+    files.check_output(out, '{"ccq":', force)
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CompressedModel
 
-    if codes.endswith("/") or Path(codes).is_dir():
-        from ccq_utils.deploy.scale import encode_corpus
-
-        done = encode_corpus(model, texts, codes, address, workers, threads, device, part, precision)
-        print(f"{codes}: {done['texts']} texts, {done['made']} of {done['parts']} parts made now")
-        return
-    if address or workers or threads:
-        raise StudyError(f"workers and threads are for a folder of parts; write {codes}/")
     rows = read_texts(Path(texts))
     loaded = CompressedModel.load(model, device, precision)
     coded = loaded.encode_document(list(rows.values()), list(rows))
-    loaded.save_codes(codes, coded, rows)
-    print(f"{codes}: {len(coded)} texts, {coded.shape[1]} bytes each")
+    loaded.save_codes(out, coded, rows)
+    print(f"{out}: {len(coded)} texts, {coded.shape[1]} bytes each")
 
 
 @app.command()
@@ -166,9 +202,12 @@ def search(
 def export_faiss(
     model: Model,
     codes: Codes,
-    out: Annotated[str, typer.Argument(metavar="OUT.faiss", help="file to write; the texts' ids go to OUT.faiss.json")],
+    out: Annotated[str, typer.Option("--out", metavar="OUT.faiss", help="file to write; ids go to OUT.faiss.json")],
+    force: Force = False,
 ):
     """Write encoded texts as an index file that plain faiss searches."""
+    files.check_output(out, "IxPT" if Path(f"{out}.json").is_file() else "what no file begins with", force)
+    files.check_output(f"{out}.json", '{"version": ', force)
     from ccq_utils.deploy.pipeline import CompressedModel
 
     loaded = CompressedModel.load(model, "cpu")
@@ -181,7 +220,7 @@ def export_faiss(
 def bench(
     profile: Profile = "default",
     documents: Annotated[int, typer.Option(metavar="N", help="vectors to search; 1000000 takes 6 GB")] = 100_000,
-    output: Annotated[str, typer.Option(metavar="DIR", help="folder for the tables; data/bench without it")] = "",
+    output: Annotated[str, Out] = "",
     distractors: Annotated[str, typer.Option(metavar="JSONL", help="let a corpus grow by these instead")] = "",
     members: Annotated[list[str] | None, typer.Option(metavar="NAME", help="of what grows; once per member")] = None,
 ):

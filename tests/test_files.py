@@ -1,12 +1,19 @@
 """Writing files: whole or not at all."""
 
+import ctypes
 import errno
+import resource
+import subprocess
+import sys
 import threading
+import time
+from functools import partial
 
+import numpy as np
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import write_atomically
+from ccq_utils.common.files import check_output, only_one, scratch_folder, write_atomically
 
 
 def test_a_file_appears_whole_with_its_folder(tmp_path):
@@ -57,3 +64,92 @@ def test_a_full_disk_and_a_file_in_the_way_are_one_clear_message(tmp_path):
         pass
     with pytest.raises(OSError, match="other"), write_atomically(tmp_path / "a"):
         raise OSError(errno.EIO, "other")
+    words = "write error: 959 != 8192 (File too large)"  # as faiss, safetensors and others say it
+    with pytest.raises(StudyError, match="the disk of .* is full"), write_atomically(tmp_path / "a"):
+        raise RuntimeError(words)
+
+
+def run(code, *arguments, **options):
+    """A process of its own that has imported the writers."""
+    code = f"import sys, time\nfrom pathlib import Path\nfrom ccq_utils.common.files import *\n{code}"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
+    code = (
+        "for at in range(10**6):\n with write_atomically(sys.argv[1]) as file:\n  file.write(b'%d' % (at % 10) * 10**6)"
+    )
+    for wait in np.random.default_rng(0).uniform(0.3, 0.6, 5):
+        writer = run(code, tmp_path / "a")
+        time.sleep(wait)
+        writer.kill()
+        writer.communicate()
+        content = (tmp_path / "a").read_bytes() if (tmp_path / "a").exists() else b"0" * 10**6
+        assert len(content) == 10**6 and len(set(content)) == 1
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
+    code = "with write_atomically(sys.argv[1]) as file:\n file.write(bytes(10**5))"
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))
+    assert "StudyError: the disk of" in run(code, tmp_path / "a", preexec_fn=limit).communicate()[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time_and_the_other_is_named(tmp_path):
+    held = "with only_one(Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(100)"
+    for end in ("kill", "whole"):
+        first = run(held if end == "kill" else held.replace("100", "0.2"), tmp_path / "out")
+        assert first.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StudyError, match=f"process {first.pid} of .* is writing to .*out"),
+            only_one(tmp_path / "out"),
+        ):
+            pass
+        if end == "kill":
+            first.kill()
+        first.communicate()
+        with only_one(tmp_path / "out"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_folders_of_killed_processes_go(tmp_path):
+    with scratch_folder(tmp_path / "model") as mine:
+        killed = run(
+            "with scratch_folder(Path(sys.argv[1])):\n print('made', flush=True)\n time.sleep(100)", tmp_path / "x"
+        )
+        killed.stdout.readline()
+        killed.kill()
+        killed.communicate()
+        assert len(list(tmp_path.iterdir())) == 2
+        with scratch_folder(tmp_path / "model") as other:
+            assert set(tmp_path.iterdir()) == {mine, other}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_replace_nothing_foreign(tmp_path):
+    for name, content in (("ours", '{"ccq": 1}'), ("foreign", "my notes"), ("empty", "")):
+        (tmp_path / name).write_text(content)
+    check_output(tmp_path / "ours", '{"ccq":')
+    check_output(tmp_path / "new" / "file", '{"ccq":')
+    check_output(tmp_path / "foreign", '{"ccq":', force=True)
+    for path, words in ((tmp_path / "foreign", "none of ours"), (tmp_path / "empty", "none of ours"),
+                        (tmp_path, "is no file"), (tmp_path / "ours" / "below", "cannot write to")):  # fmt: skip
+        with pytest.raises(StudyError, match=words):
+            check_output(path, '{"ccq":')
+    with pytest.raises(StudyError, match="is no file"):
+        check_output("/dev/null", '{"ccq":', force=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_the_right_to_write_the_output_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    done = run("check_output(sys.argv[1], '')", tmp_path / "closed" / "a", preexec_fn=without_rights)
+    assert "StudyError: cannot write to" in done.communicate()[1]
+
+
+def without_rights():
+    """Root passes over the modes of files by two capabilities; gone from the bounding set, they are gone after exec."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)

@@ -1,10 +1,12 @@
 """Concat and Decoder inside sentence-transformers: equal to joining by hand, saved, reloaded, truncated, in two processes."""
 
 import json
+import pickle
 import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -224,3 +226,47 @@ def test_a_device_that_is_not_there_is_one_clear_error(tmp_path, members):
     members["static"].save_pretrained(str(tmp_path / "model"))
     with pytest.raises(StudyError, match="device 'warp' cannot be used"):
         load_model(tmp_path / "model", device="warp")
+
+
+class Bomb:
+    """What a pickle of a stranger can be."""
+
+    def __reduce__(self):
+        return (open, ("run", "w"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: edit(folder / "1_DecoderModule" / "config.json", in_dims=2**20, out_dims=2**16), "size mismatch"),
+        (lambda folder: edit(folder / "0_Concat" / "config.json", names=[".", "static"]), "different folder names"),
+        (lambda folder: edit(folder / "0_Concat" / "config.json", names=["../../other", "static"]), "different folder names"),
+        (lambda folder: huge(folder / "1_DecoderModule" / "model.safetensors"), "1_DecoderModule cannot be read"),
+        (lambda folder: huge(folder / "0_Concat" / "static" / "model.safetensors"), "main folder cannot be read"),
+        (lambda folder: pickled(folder / "1_DecoderModule", "model.safetensors"), "1_DecoderModule cannot be read"),
+        (lambda folder: pickled(folder / "1_DecoderModule", "pytorch_model.bin"), "'1_DecoderModule' are a pickle"),
+        (lambda folder: pickled(folder / "0_Concat" / "reader", "pytorch_model.bin"), "'' are a pickle"),
+    ],
+)  # fmt: skip
+def test_a_model_of_a_stranger_is_refused_and_nothing_is_run(saved, change, message, tmp_path, monkeypatch):
+    change(saved)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match=message):
+        load_model(saved)
+    assert not (tmp_path / "run").exists()
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def huge(path):
+    """A header that states a tensor of a terabyte."""
+    name = next(iter(load_file(path)))
+    header = json.dumps({name: {"dtype": "F32", "shape": [2**19, 2**19], "data_offsets": [0, 2**40]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+
+def pickled(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Bomb()))

@@ -351,14 +351,14 @@ def written(tmp_path, texts):
 def test_commands_fit_encode_export_and_search(home, tmp_path, written, texts, capsys, own):
     model, codes = str(tmp_path / "model"), str(tmp_path / "codes.safetensors")
     fitted_on = ["--texts", str(written)] if own else []
-    assert cli.main(["fit", "--profile", "tiny", "--output", model, "--bytes", "12", *fitted_on]) == 0
+    assert cli.main(["fit", "--profile", "tiny", "--out", model, "--bytes", "12", *fitted_on]) == 0
     assert capsys.readouterr().out == f"{model}: wordllama + lexical, 12 bytes per text\n"
-    assert cli.main(["encode", model, str(written), codes]) == 0
+    assert cli.main(["encode", model, str(written), "--out", codes]) == 0
     assert capsys.readouterr().out == f"{codes}: 80 texts, 12 bytes each\n"
     assert cli.main(["search", model, codes, texts[7], "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     index = str(tmp_path / "index.faiss")
-    assert cli.main(["export-faiss", model, codes, index]) == 0
+    assert cli.main(["export-faiss", model, codes, "--out", index]) == 0
     assert capsys.readouterr().out == f"{index}: 80 texts, 12 bytes each; ids in {index}.json\n"
     assert cli.main(["search", model, index, texts[7], "-k", "3"]) == 0
     assert capsys.readouterr().out.splitlines() == lines
@@ -369,7 +369,10 @@ def test_commands_fit_encode_export_and_search(home, tmp_path, written, texts, c
 def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
     for arguments, message in (
         (["search", str(tmp_path), "codes.safetensors", "query"], "make one with ccq fit"),
-        (["encode", str(tmp_path), str(tmp_path / "none.jsonl"), "codes.safetensors"], "none.jsonl is missing"),
+        (
+            ["encode", str(tmp_path), str(tmp_path / "none.jsonl"), "--out", "codes.safetensors"],
+            "none.jsonl is missing",
+        ),
         (
             ["fit", "--profile", "tiny", "--output", str(tmp_path / "m"), "--codec", "zip"],
             "codec 'zip' is unknown; choose one of: equalised PCA",

@@ -177,11 +177,11 @@ def test_what_cannot_be_had_is_one_clear_error(home, tmp_path, options, message)
 
 def test_commands_encode_to_a_folder_and_search_it(home, tmp_path, capsys):
     model, corpus, out = str(home / "model"), str(home / "texts.jsonl"), f"{tmp_path}/codes/"
-    assert cli.main(["encode", model, corpus, out, "--part", "50", "--threads", "1"]) == 0
+    assert cli.main(["encode", model, corpus, "--out", out, "--part", "50", "--threads", "1"]) == 0
     assert capsys.readouterr().out == f"{out}: {COUNT} texts, 3 of 3 parts made now\n"
     assert cli.main(["search", model, out, rows(home)[0][7], "-k", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[0].endswith("  text 7")
-    assert cli.main(["encode", model, corpus, f"{tmp_path}/codes.safetensors", "--threads", "2"]) == 2
+    assert cli.main(["encode", model, corpus, "--out", f"{tmp_path}/codes.safetensors", "--threads", "2"]) == 2
     assert "are for a folder of parts; write" in capsys.readouterr().err
 
 

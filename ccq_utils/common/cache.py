@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ccq_utils.common.files import write_atomically, writing_to
+from ccq_utils.common.files import scratch_folder, write_atomically, writing_to
 
 CACHE_VERSION = 4
 """Raise it by hand when a change of the code changes what is computed from the same inputs; a test holds known results."""
@@ -87,9 +87,8 @@ class Cache:
             warnings.warn(f"cache entry {target.name} of {kind} is damaged or foreign; it is made again", stacklevel=2)
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         with writing_to(self.folder):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as scratch:
-                made = Path(scratch) / "artifact"
+            with scratch_folder(target) as scratch:
+                made = scratch / "artifact"
                 made.mkdir()
                 build(made)
                 paths = (path for path in sorted(made.rglob("*")) if path.is_file())

@@ -1,7 +1,10 @@
-"""Writing files: whole or not at all, with one clear message where the disk is full or the folder is not writable."""
+"""Writing files: whole or not at all, by one process at a time, over nothing foreign; what cannot be done in one message."""
 
 import errno
 import os
+import shutil
+import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +14,13 @@ from typing import IO
 from ccq_utils.common.errors import StudyError
 
 PARTIAL = ".partial"  # how names of files end that are still being written; a kill may leave such a file behind
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+HOST = socket.gethostname().partition(".")[0][:40]
+
+
+def _unfinished(path):
+    return path.with_name(f".{path.name[:120]}.{HOST}.{os.getpid()}.{uuid.uuid4().hex[:12]}{PARTIAL}")
 
 
 @contextmanager
@@ -21,8 +31,7 @@ def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
     where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    partial, text = _unfinished(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,14 +46,79 @@ def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
 
 
 @contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder beside a path that goes at the end; first goes what killed processes of this machine left there."""
+    import psutil
+
+    folder = _unfinished(beside)
+    with writing_to(beside.parent):
+        folder.mkdir(0o700, parents=True)
+        try:
+            for path in beside.parent.glob(f".*.{HOST}.*{PARTIAL}"):
+                if not psutil.pid_exists(int(path.name.split(".")[-3])):
+                    shutil.rmtree(path, ignore_errors=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_one(place: Path) -> Iterator[None]:
+    """Hold the lock of a place; ``StudyError`` names the process that holds it already. A kill leaves it open."""
+    from filelock import FileLock, Timeout
+
+    place = Path(os.path.abspath(place))
+    path = place.with_name(f".{place.name}.lock")
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            other = path.read_text() or "another process"
+            raise StudyError(f"{other} is writing to {place}; wait for it, or choose another place") from error
+    try:
+        path.write_text(f"process {os.getpid()} of {HOST}")
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held: whoever waits for it makes a new one
+        lock.release()
+
+
+def check_output(path: Path | str, begins: str, force: bool = False) -> None:
+    """Raise ``StudyError``, before the work, where a file cannot be written or would replace what is not ours.
+
+    Ours is a file whose first 4 kB hold ``begins``; ``force`` lets any file be replaced.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not path.is_file():
+        raise StudyError(f"output {path} is no file; name one")
+    if path.exists() and not force and not is_ours(path, begins):
+        raise StudyError(f"{path} is there and is none of ours; choose another name, or --force to replace it")
+    with writing_to(path.parent):
+        tempfile.TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())).close()
+
+
+def is_ours(path: Path, begins: str) -> bool:
+    """Whether a file's first 4 kB hold a text."""
+    with suppress(OSError), path.open("rb") as file:
+        return begins.encode() in file.read(4096)
+    return False
+
+
+@contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into one clear ``StudyError``."""
+    """Turn a full disk, also in a library's words, or a folder that cannot be written into one clear ``StudyError``."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except StudyError:
+        raise
+    except Exception as error:
+        code = getattr(error, "errno", None) if isinstance(error, OSError) else None
+        if code in FULL or any(os.strerror(each) in str(error) for each in FULL):
             problem = f"the disk of {folder} is full; free space and run again: what is finished is kept"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        elif code in DENIED:
             problem = f"cannot write to {folder} ({error.strerror}); make it writable or choose another folder"
         else:
             raise

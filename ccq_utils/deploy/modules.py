@@ -48,8 +48,7 @@ class Concat(InputModule):
         self.shares = [float(share) for share in shares or [1] * count]
         if len(self.shares) != count or not all(0 < share < math.inf for share in self.shares):
             raise StudyError(f"Concat: shares {self.shares} must be {count} positive numbers, one per member")
-        if len(set(self.names)) != count or not all(re.fullmatch(r"[\w-][\w.-]*", name) for name in self.names):
-            raise StudyError(f"Concat: names {self.names} must be {count} different folder names, one per member")
+        _check_names(self.names, count)
         functions = {name: member.similarity_fn_name for name, member in zip(self.names, members, strict=True)}
         if len(set(functions.values())) > 1:
             raise StudyError(f"Concat: members were made for different similarity functions ({functions})")
@@ -98,6 +97,7 @@ class Concat(InputModule):
         config = cls.load_config(folder)
         if weights := config.pop("weights", None):  # models of earlier releases hold scales of vectors
             config["shares"] = [weight**2 for weight in weights]
+        _check_names(config["names"], len(config["names"]))
         return cls([load_model(Path(folder) / name, "cpu") for name in config["names"]], **config)
 
 
@@ -138,7 +138,10 @@ class DecoderModule(Decoder, Module):
     def load(cls, model_name_or_path, subfolder="", **kwargs):
         """What ``save`` wrote."""
         where = {"model_name_or_path": model_name_or_path, "subfolder": subfolder, **hub_options(kwargs)}
-        return cls.load_torch_weights(**where, model=cls(**cls.load_config(**where))).eval()
+        with torch.device("meta"):  # shapes alone: a config may state any size, memory is taken for what the file holds
+            module = cls(**cls.load_config(**where))
+        module.load_state_dict(cls.load_torch_weights(**where), assign=True)
+        return module.eval()
 
 
 class ConcatTransformer(SentenceTransformer):
@@ -158,6 +161,11 @@ class ConcatTransformer(SentenceTransformer):
         return super().encode(*args, truncate_dim=truncate_dim, normalize_embeddings=normalize_embeddings, **kwargs)
 
 
+def _check_names(names, count):
+    if len(set(names)) != count or not all(re.fullmatch(r"[\w-][\w.-]*", name) for name in names):
+        raise StudyError(f"Concat: names {names} must be {count} different folder names, one per member")
+
+
 def with_modules(model: SentenceTransformer, modules: list, **settings) -> ConcatTransformer:
     """A model of other modules with a model's prompts, on its device."""
     prompts = {"prompts": dict(model.prompts), "default_prompt_name": model.default_prompt_name}
@@ -168,7 +176,7 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     """A folder's or hub id's model of the library's modules and ours; ``StudyError`` for other code and damaged files."""
     check_device(device)
     name, modules, held = str(name_or_path), [], {}
-    options = dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"))
+    options = {"model_kwargs": {"use_safetensors": True}, "processor_kwargs": None, "config_kwargs": None}
     options |= {"backend": "torch", "trust_remote_code": False}
     for file in ("config_sentence_transformers.json", "modules.json"):
         with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
@@ -180,6 +188,9 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
         module_class = _module_class(name, entry["type"])
+        weights = (str(Path(entry["path"], file)) for file in ("model.safetensors", "pytorch_model.bin"))
+        if [load_file_path(name, file, **hub) is None for file in weights] == [True, False]:
+            raise StudyError(f"model {name}: the weights in {entry['path']!r} are a pickle, which is not read here")
         with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
             modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
     names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")

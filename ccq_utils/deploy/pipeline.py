@@ -16,7 +16,7 @@ from ccq_utils.codecs.codec import require_distinct
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.cache import digest, file_digest
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import writing_to
+from ccq_utils.common.files import scratch_folder
 from ccq_utils.common.progress import progress
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, check_device, load_model, with_modules
 from ccq_utils.models import encoding
@@ -106,10 +106,7 @@ class CompressedModel:
         return faiss_index.to_faiss(self.codec, codes)
 
     def search(self, queries: str | list[str], codes, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and numbers of each query's ``k`` best documents in ``codes``, or an ``index`` of them, best first.
-
-        Shape (queries, k), or (k,) for a single query. All documents are compared.
-        """
+        """Scores and numbers, ``(queries, k)`` or ``(k,)``, of the best documents in ``codes`` or an ``index`` of them."""
         alone = isinstance(queries, str)
         vectors = self.vectors([queries] if alone else queries, "query")
         index = codes if hasattr(codes, "ntotal") else self.index(codes)
@@ -124,9 +121,9 @@ class CompressedModel:
 
     def decoded(self) -> SentenceTransformer:
         """The float part alone, for sentence-transformers: members joined and, where the codec has a decoder, decoded."""
-        if (decoder := getattr(self.codec, "decoder_", None)) is None:
+        if (module := getattr(self.codec, "decoder_", None)) is None:
             return self.model
-        module = decoder if isinstance(decoder, DecoderModule) else DecoderModule.of(decoder)
+        module = module if isinstance(module, DecoderModule) else DecoderModule.of(module)
         return with_modules(self.model, [*self.model, module, Normalize()])
 
     @cached_property
@@ -145,19 +142,17 @@ class CompressedModel:
 
         folder = Path(folder)
         check_place(folder)
-        with writing_to(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as scratch:
-                made = Path(scratch) / "model"
-                files.save_codec(self.codec, made / "codec")
-                self.decoded().save_pretrained(str(made), create_model_card=False)
-                (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
-                about = {"version": files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
-                about["files"] = _sums(made)
-                (made / MANIFEST).write_text(json.dumps(about, indent=1))
-                if folder.exists():
-                    folder.replace(Path(scratch) / "replaced")  # deleted once the new one is there
-                made.replace(folder)
+        with scratch_folder(folder) as scratch:
+            made = scratch / "model"
+            files.save_codec(self.codec, made / "codec")
+            self.decoded().save_pretrained(str(made), create_model_card=False)
+            (made / "README.md").write_text(card.model_card(self), encoding="utf-8")
+            about = {"version": files.VERSION, **self.marks, "modules": len(self.model), "card": self.card}
+            about["files"] = _sums(made)
+            (made / MANIFEST).write_text(json.dumps(about, indent=1))
+            if folder.exists():
+                folder.replace(scratch / "replaced")  # deleted once the new one is there
+            made.replace(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, precision: str = "float32") -> "CompressedModel":
@@ -165,7 +160,7 @@ class CompressedModel:
         folder = Path(folder)
         about = read_manifest(folder)
         for name, expected in about["files"].items():
-            if not (folder / name).is_file() or file_digest(folder / name) != expected:
+            if ".." in Path(name).parts or not (folder / name).is_file() or file_digest(folder / name) != expected:
                 raise StudyError(f"saved model {folder}: {name} is missing or was altered; save the model again")
         _quiet()
         whole, codec, count = load_model(folder, device), files.load_codec(folder / "codec"), about["modules"]
@@ -210,10 +205,10 @@ def check_place(folder: Path) -> None:
 def model_fingerprint(model: SentenceTransformer) -> str:
     """sha256 over all files that saving a model writes, except the card and the versions that it was saved with."""
     _quiet()
-    with tempfile.TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch, create_model_card=False)
-        sums = _sums(Path(scratch))
-        for path in Path(scratch).rglob("config*.json"):
+    with scratch_folder(Path(tempfile.gettempdir()) / "ccq") as scratch:
+        model.save_pretrained(str(scratch), create_model_card=False)
+        sums = _sums(scratch)
+        for path in scratch.rglob("config*.json"):
             held = json.loads(path.read_text(encoding="utf-8"))
             sums[path.relative_to(scratch).as_posix()] = {key: held[key] for key in held if "version" not in key}
     return digest(sums)

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from ccq_utils.codecs.files import PARTS, VERSION, read_codes, save_codes
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import PARTIAL, write_atomically, writing_to
+from ccq_utils.common.files import PARTIAL, is_ours, only_one, write_atomically, writing_to
 from ccq_utils.common.progress import progress
 from ccq_utils.data.hub import in_one_line
 from ccq_utils.data.text_files import stream_texts
@@ -34,17 +34,12 @@ def encode_corpus(
 ) -> dict[str, int]:
     """Encode a corpus to a folder that ``CompressedModel.load_codes`` reads: numbers of ``texts``, ``parts``, ``made`` now.
 
-    Args:
-        model: Folder of a saved model; on a cluster, at the same path on every machine.
-        texts: A ``.jsonl`` or ``.jsonl.gz`` file, or a folder of them; read twice and never held as a whole.
-        address: Empty encodes here. With Ray: ``local`` (started here), ``auto``, ``host:port`` or ``ray://host:port``.
-        workers: Parts encoded at once with Ray; as many as the cluster has room for where None.
-        threads: Of each worker; None is one with Ray, and what torch takes without.
-        device: As of ``CompressedModel.load``; with ``cuda`` each Ray worker holds a GPU.
-        part: Texts per part.
-        precision: As of ``CompressedModel``; ``auto`` is decided here, for all workers.
+    ``model`` is a saved model's folder, on a cluster at the same path on every machine; ``texts`` a JSON lines file or
+    a folder of them, read twice, never held as a whole; ``address`` of Ray is empty, ``local``, ``auto``, ``host:port`` or
+    ``ray://host:port``; ``workers`` is None for all that have room; ``threads`` are of each, None is one with Ray.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
+    _check_folder(out)
     about = read_manifest(model)
     marks = {"codec": about["codec"], "model": about["model"], "precision": precision_here(precision)}
     plan, held = plan_parts(texts, part), {}
@@ -59,16 +54,16 @@ def encode_corpus(
                 held[number], chunk = found
                 yield number, chunk
 
-    with writing_to(out):
+    with only_one(out), writing_to(out):
+        out.mkdir(exist_ok=True)
         if missing:
             (out / PARTS).unlink(missing_ok=True)  # from here on the folder counts as unfinished
-            threads = threads or (1 if address else None)
-            work = partial(encode_part, str(model), marks, threads, device)
+            work = partial(encode_part, str(model), marks, threads := threads or (1 if address else None), device)
             items = ((number, work(chunk)) for number, chunk in chunks())
             done = _on_ray(work, chunks(), address, workers, threads, device) if address else items
             for number, codes in progress(done, "parts encoded", len(missing)):
                 save_codes(paths[number], codes, held.pop(number), marks | plan[number])
-        for path in {*out.glob(f".part-*{PARTIAL}"), *out.glob("part-*.safetensors")} - {*paths}:
+        for path in {*out.glob(f".*{PARTIAL}"), *out.glob("part-*.safetensors")} - {*paths}:
             path.unlink()  # of a longer corpus, of shorter parts or of a killed run
         parts = {path.name: read_codes(path)[2]["content"] for path in paths}
         with write_atomically(out / PARTS, "w") as file:
@@ -76,11 +71,17 @@ def encode_corpus(
     return {"texts": sum(made_of["rows"] for made_of in plan), "parts": len(plan), "made": len(missing)}
 
 
+def _check_folder(out):
+    """Only a folder that is new, empty or begun by us is written to."""
+    held = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
+    if held and not any(path.name == PARTS or is_ours(path, '{"ccq":') for path in held):
+        raise StudyError(f"folder {out} holds other things than codes; choose another one")
+
+
 def encode_part(model: str, marks: dict[str, str], threads: int | None, device, texts: list[str]) -> np.ndarray:
     """Codes of one part, by a model that each process loads once; refuses a machine that holds another one."""
     with threadpool_limits(threads):
-        loaded = _loaded(model, device, marks["precision"])
-        if not loaded.marks.items() <= marks.items():
+        if not (loaded := _loaded(model, device, marks["precision"])).marks.items() <= marks.items():
             raise StudyError(f"the saved model {model} is another one on this machine; copy it to all of them")
         return loaded.encode_document(texts)
 
@@ -159,9 +160,8 @@ def _connect(address, cpus):
         return ray, False
     local = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     try:
-        if address not in ("local", "auto"):
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=5).close()  # Ray waits minutes, then ends the process
+        if address not in ("local", "auto"):  # Ray would wait minutes, then end the process
+            socket.create_connection(address.removeprefix("ray://").rsplit(":", 1), timeout=5).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # a node that starts too slowly is a bare Exception
         raise StudyError(f"no Ray cluster at {address!r} ({in_one_line(error)}); see ray start, or local") from error

@@ -62,6 +62,8 @@ class Run:
         if not self.notebooks:
             raise StudyError(f"no notebooks NN_*.ipynb in {paths.NOTEBOOKS}; run from a whole checkout")
         self.state_file = self.executed / "run_state.json"
+        if any(self.executed.glob("*.ipynb")) and not self.state_file.is_file():
+            raise StudyError(f"{self.executed} holds notebooks that no run wrote; give another --out, or move them")
         held = self.state_file.read_bytes() if self.state_file.is_file() else b"{}"
         try:
             self.state = TypeAdapter(dict[str, NotebookState]).validate_json(held)
@@ -107,7 +109,8 @@ class Run:
         self.state.pop(notebook.stem, None)
         self._save_state()
         before = run_report.expected_seconds(self, notebook.stem)
-        with watched(notebook.stem, len(read_notebook(notebook).cells) + 1, before) as seen:
+        line = self.executed / ".progress"
+        with watched(notebook.stem, len(read_notebook(notebook).cells) + 1, before, line) as seen:
             papermill.execute_notebook(
                 notebook,
                 self.executed / notebook.name,
@@ -141,32 +144,32 @@ class Run:
 
 
 @contextmanager
-def watched(label: str, cells: int, before: float | None) -> Iterator[dict]:
-    """Say how a notebook is getting on, in a line renewed on a terminal, else one a minute; yields what it is seen to do."""
+def watched(label: str, cells: int, before: float | None, file: Path) -> Iterator[dict]:
+    """Say how a notebook is getting on, in a line renewed on a terminal, else one a minute; kernels write to ``file``."""
     seen = {"cell": 0, "peak": 0.0, "since": time.monotonic()}  # cells count from one; MB of memory, 0 where unknown
     ended, terminal = threading.Event(), sys.stderr.isatty()
 
     def speak():
         while not ended.wait(1 if terminal else EVERY):
-            line = f"{label}: cell {seen['cell']} of {cells}, elapsed {clock(time.monotonic() - seen['since'])}"
             step = file.read_text(encoding="utf-8") if file.is_file() else ""
+            line = f"{label}: cell {seen['cell']} of {cells}, elapsed {clock(time.monotonic() - seen['since'])}"
             line += f"; {step}" if step else ""
             if terminal:
                 line = f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
             _say(line, end="" if terminal else "\n")
 
     _say(f"{label}: started, last run took {clock(before)}")
-    with tempfile.TemporaryDirectory(prefix="ccq-") as folder:
-        file, speaker = Path(folder) / "line", threading.Thread(target=speak, daemon=True)
-        os.environ["CCQ_PROGRESS"] = str(file)
-        speaker.start()
-        try:
-            yield seen
-        finally:
-            ended.set()
-            speaker.join()
-            os.environ.pop("CCQ_PROGRESS")
-            _say("\r\033[K" if terminal else "", end="")
+    speaker = threading.Thread(target=speak, daemon=True)
+    os.environ["CCQ_PROGRESS"] = str(file)
+    speaker.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        speaker.join()
+        file.unlink(missing_ok=True)
+        os.environ.pop("CCQ_PROGRESS")
+        _say("\r\033[K" if terminal else "", end="")
 
 
 def run(profile: str = "default", only: str = "", force: bool = False, output: str = "") -> int:
@@ -186,7 +189,7 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
     empty_cache = not any(paths.cache_folder().glob("*"))
     about, started, executed = environment(), time.monotonic(), []
     try:
-        with files.writing_to(job.executed):
+        with files.only_one(job.executed), files.writing_to(job.executed):
             for notebook in chosen:
                 if not force and job.up_to_date(notebook):
                     _say(f"{notebook.stem}: unchanged, skipped")

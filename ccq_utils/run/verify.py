@@ -25,7 +25,7 @@ import pandas as pd
 from ccq_utils.common import paths
 from ccq_utils.common.cache import file_digest
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import write_atomically
+from ccq_utils.common.files import check_output, write_atomically
 from ccq_utils.run import report as run_report
 from ccq_utils.study import claims
 
@@ -142,6 +142,7 @@ def causes(committed: Path, fresh: Path) -> list[str]:
 
 def show(profile: str, run: Path) -> int:
     """``verify``, written to ``run/verify.csv``; prints what is not OK and why; returns 1 where a row is DIFFERENT."""
+    check_output(run / "verify.csv", "table,row,status")
     found = verify(profile, run)
     worst, total = found[found["status"] == "DIFFERENT"], found["status"].value_counts()
     for row in worst.head(30).itertuples():
