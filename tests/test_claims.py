@@ -152,7 +152,7 @@ def test_expectations_refuse_what_contradicts_itself():
     [
         (None, "No such file"),
         ("[", "is not readable YAML"),
-        ("- {id: A}", "entry 0.statement: Field required"),
+        ("- {id: A}", "key '0.statement': Field required"),
     ],
 )
 def test_bad_file_is_one_clear_error(tmp_path, content, message):

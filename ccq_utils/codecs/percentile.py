@@ -123,24 +123,21 @@ class LshCodec:
         return codec
 
 
-def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=0.0):
+def _percentile(in_dims, budget, decoder, seed, bits, rotate=False, usual=2, power=None):
+    decoder = decoder if power is None else None  # a power is that of PCA
     most = decoder.config["out_dims"] if decoder else in_dims
     bits = bits or next((bits for bits in BITS[::-1] if bits >= usual and 8 * budget // bits <= most), 8)
     dims = min(most, 8 * budget // bits)
-    return PercentileCodec(dims, bits, decoder, rotate, seed=seed if rotate else 0, power=power)
-
-
-def _pca(in_dims, budget, decoder, seed, bits, **options):
-    return _percentile(in_dims, budget, None, seed, bits, **options)
+    return PercentileCodec(dims, bits, decoder, rotate, seed=seed if rotate else 0, power=power or 0.0)
 
 
 POWER = 0.375
 """Of equalised PCA: of 0.25, 0.375 and 0.5 the best in the mean of 48x and 192x (.906 against .902 and .905) on validation
 queries of four sets: the default profile's two, SciFact and NFCorpus (there a concat of two MiniLMs)."""
 CODECS = {
-    "equalised PCA": partial(_pca, rotate=True, usual=1, power=POWER),
-    "PCA": _pca,
-    "PCA, rotated": partial(_pca, rotate=True, usual=1),
+    "equalised PCA": partial(_percentile, rotate=True, usual=1, power=POWER),
+    "PCA": partial(_percentile, power=0.0),
+    "PCA, rotated": partial(_percentile, rotate=True, usual=1, power=0.0),
     "decoder": _percentile,
     "decoder, rotated": partial(_percentile, rotate=True, usual=1),
     "decoder, LSH": lambda in_dims, budget, decoder, seed, bits: LshCodec(8 * budget, seed, decoder=decoder),

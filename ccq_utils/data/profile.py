@@ -2,7 +2,6 @@
 
 import re
 import reprlib
-from collections import defaultdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -241,7 +240,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     try:
         profile = Profile.model_validate(content if isinstance(content, dict) else {}, context=path.parent)
     except ValidationError as error:
-        raise StudyError(f"profile {path.name}: {'; '.join(map(_explained, error.errors()))}") from error
+        raise StudyError(f"profile {path.name}: {explained(error)}") from error
     others = {found.stem.casefold() for found in PROFILES.glob("*.yaml") if found.resolve() != path}
     if profile.name.casefold() in others:
         raise StudyError(f"profile {path.name}: key 'name': {profile.name!r} is a shipped profile; choose another name")
@@ -250,11 +249,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
-        lines = defaultdict(list)
-        for key, _ in node.value:
-            lines[str(key.value)].append(key.start_mark.line + 1)
-        if twice := {key: found for key, found in lines.items() if len(found) > 1}:
-            raise yaml.YAMLError(f"a key stands twice, in the lines {twice}")
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key, _ in node.value if keys.count(key.value) > 1]:
+            lines = " and ".join(str(key.start_mark.line + 1) for key in twice if key.value == twice[0].value)
+            raise yaml.YAMLError(f"key {twice[0].value!r} stands twice, in lines {lines}")
         return super().construct_mapping(node, deep)
 
 
@@ -277,7 +275,12 @@ def profile_path(name_or_path: str | Path) -> Path:
     return path.resolve()
 
 
-def _explained(problem):
+def explained(error: ValidationError, whole: str = "key 'profile'") -> str:
+    """What is wrong with which key, in one line; ``whole`` names what no key is to blame for."""
+    return "; ".join(_explained(problem, whole) for problem in error.errors())
+
+
+def _explained(problem, whole):
     key, got = ".".join(map(str, problem["loc"])), f", got {reprlib.repr(problem['input'])}"
     if problem["type"] == "extra_forbidden":
         model = Profile
@@ -288,5 +291,5 @@ def _explained(problem):
         near = get_close_matches(str(problem["loc"][-1]), model.model_fields, 1)
         near = f", perhaps {near[0]!r}" if near else ""
         return f"unknown key {key!r}{near}; accepted: {', '.join(model.model_fields)}"
-    whole = problem["type"] in ("missing", "value_error") and isinstance(problem["input"], dict)
-    return f"key {key or 'profile'!r}: {problem['msg'].removeprefix('Value error, ')}{'' if whole else got}"
+    got = "" if problem["type"] in ("missing", "value_error") and isinstance(problem["input"], dict) else got
+    return f"{f'key {key!r}' if key else whole}: {problem['msg'].removeprefix('Value error, ')}{got[:100]}"

@@ -5,7 +5,6 @@ A byte order mark, CRLF and blank lines are read through, hidden files and folde
 """
 
 import gzip
-import reprlib
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.paths import place_of
+from ccq_utils.data.profile import explained
 
 
 class _Row(BaseModel):
@@ -57,9 +57,7 @@ def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, st
             try:
                 row = _Row.model_validate_json(line)
             except ValidationError as error:
-                key, got = error.errors()[0]["loc"][:1], reprlib.repr(error.errors()[0]["input"])[:80]
-                problem = f"key {key[0]!r}" if key else "no JSON object"
-                raise StudyError(f"{where}, {problem}: {error.errors()[0]['msg']}, got {got}") from error
+                raise StudyError(f"{where}, {explained(error, 'no JSON object')}") from error
             parts = str(row.id), row.title or "", row.text
             if "\0" in "".join(parts):
                 raise StudyError(f"{where}: it holds the character NUL; mend or remove it")

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
-from ccq_utils.data.profile import Strict, read_yaml
+from ccq_utils.data.profile import Strict, explained, read_yaml
 from ccq_utils.study.stats import FORMULAS, LEVEL, MACRO, Interval, compare, holm, over_seeds, rank_correlation
 
 RESAMPLES = 2000
@@ -125,8 +125,7 @@ def load_claims(path: Path = paths.ROOT / "data" / "claims.yaml") -> list[Claim]
     try:
         return TypeAdapter(list[Claim]).validate_python(read_yaml(path, path.name))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise StudyError(f"{path.name}, entry {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        raise StudyError(f"{path.name}: {explained(error)}") from error
 
 
 class Ruling(NamedTuple):
