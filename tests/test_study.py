@@ -123,3 +123,13 @@ def test_decoders_are_one_per_seed_of_the_members_and_shares_and_as_wide_as_thei
 
 def test_versions_table_names_the_libraries_that_decide_the_numbers():
     assert {"python", "torch", "numpy", "scikit-learn", "faiss-cpu"} <= set(versions_table()["package"])
+
+
+def test_a_parameter_of_another_type_is_refused_by_name(study):
+    for given, words in (({"output": 7}, "output: 7 is no path"), ({"output": ["x"]}, "output: .'x'. is no path")):
+        with pytest.raises(StudyError, match=words):
+            Study("tiny", **given)
+    with pytest.raises(StudyError, match="profile: .'tiny'. is no path"):
+        Study(["tiny"])
+    with pytest.raises(StudyError, match="unknown step .'01'."):
+        Study("tiny", ["01"])

@@ -165,7 +165,7 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     if not vectors.raw["score"].any():
         raise StudyError(f"task {name!r}: the concat finds no judged document, so that nothing can be measured")
     rows = study.summarise(scores, ["method", "fitted_on", "bytes_per_vector", "shared_bytes"], vectors.raw)
-    documents = study.tasks[name].manifest()["documents"]
+    documents = vectors.by_task[name].evaluator.task.manifest()["documents"]
     rows = rows.rename(columns={"estimate": "retention"}).sort_values("retention", ascending=False, kind="stable")
     rows["compression_factor"] = 4 * vectors.dims / rows["bytes_per_vector"]
     rows["total_bytes"] = rows["bytes_per_vector"] + rows["shared_bytes"] / documents

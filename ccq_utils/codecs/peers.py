@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ccq_utils.codecs.codec import Codec, unit
+from ccq_utils.codecs.codec import Codec, require_distinct, unit
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import POWER, LshCodec
@@ -50,9 +50,8 @@ class FaissCodec:
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "FaissCodec":
         """Train on ``(n, D)`` vectors; where faiss cannot, the error has its reason."""
         faiss, opq = load_faiss(), re.match(r"OPQ\d+_(\d+)", self.factory)
-        needed = max(int(opq[1]) if opq else self.dims or 1, 256 if "PQ" in self.factory else 1)
-        if len(vectors) < needed:  # faiss would stop with an error for some codecs, and with the process for others
-            raise StudyError(f"{self.factory!r} needs at least {needed} vectors to train, got {len(vectors)}")
+        # with fewer faiss would stop with an error for some codecs, and with the process for others
+        require_distinct(vectors, max(int(opq[1]) if opq else self.dims or 2, 256 if "PQ" in self.factory else 2))
         self.mean_, self.basis_ = np.float32(0), None
         if self.dims is not None:
             self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -114,8 +113,7 @@ class ItqCodec(LshCodec):
         """Learn a rotation of the PCA dims, from a random one on."""
         if self.bits > MOST_ITQ_BITS:
             raise StudyError(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
-        if len(vectors) < self.bits:
-            raise StudyError(f"ITQ needs at least {self.bits} vectors to train, got {len(vectors)}")
+        require_distinct(vectors, self.bits)
         mean = vectors.mean(axis=0, dtype=np.float64)
         axes = principal_axes(vectors - mean)[:, : self.bits]
         values = (vectors - mean) @ axes

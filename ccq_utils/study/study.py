@@ -40,7 +40,7 @@ class Study:
     """
 
     def __init__(self, profile: str | Profile, step: str = "", output: str = ""):
-        if step and step not in STEPS:
+        if not isinstance(step, str) or step and step not in STEPS:
             raise StudyError(f"unknown step {step!r}; accepted: {', '.join(STEPS)}")
         quiet()
         figures.style()

@@ -24,13 +24,10 @@ def trained_decoder(
 
     Args:
         start: ``random`` (the paper's) or ``PCA`` (uncentred PCA of the training concat; depth 1 or residual).
-        dims: output dims; the profile's if None; stops beyond it are left out.
-        seed: added to the profile's seed.
-        members, shares: as ``Study.concat`` takes them.
+        dims: output dims; the profile's if None; stops beyond it are left out. ``seed`` is added to the profile's.
         training: vectors to train on, ``(n, D)``; the training text's concat if None.
         epochs: train so many, to show what happens past the best; None stops early, as the profile says.
-        loss: as ``train_decoder`` takes it.
-        shape: what ``Decoder`` takes further: ``depth``, ``dropout``, ``residual``.
+        shape: what ``Decoder`` takes further (``depth``, ``dropout``, ``residual``); the rest is as elsewhere.
     """
     spec = study.profile.decoder
     training = study.concat("training", None, members, shares) if training is None else training
