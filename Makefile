@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study tiny verify test lint fix publish venv lock clean
+.PHONY: help study tiny verify test teaching slides lint fix publish venv lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,19 @@ verify: venv  ## hold a finished run (OUTPUT=folder), or without OUTPUT a new on
 
 test: venv  ## run the test suite
 	@$(VENV)/bin/python -m pytest -q
+
+teaching: venv  ## run the lecture and all solutions as a reader does, each in a kernel of its own
+	@$(VENV)/bin/python -m pytest -q -m teaching tests/test_teaching.py
+
+slides: venv build/slides/reveal  ## the lecture as slides that open without a network: build/slides/lecture.slides.html
+	@$(VENV)/bin/jupyter nbconvert --log-level ERROR --to slides --template slides --TemplateExporter.extra_template_basedirs=notebooks \
+	  --SlidesExporter.reveal_url_prefix=reveal --SlidesExporter.reveal_theme=white --output-dir build/slides --output lecture notebooks/lecture.ipynb
+	@echo "Open build/slides/lecture.slides.html in a browser; to take the slides elsewhere, copy build/slides/reveal with them."
+
+build/slides/reveal: pyproject.toml
+	@rm -rf build/slides && $(PIP) --no-deps --target build/slides/package "$$(sed -n 's/.*"\(sphinx-revealjs[^"]*\)".*/\1/p' pyproject.toml)" \
+	  || { echo "make: slides need reveal.js once, from the package sphinx-revealjs; connect to a package registry" >&2; exit 1; }
+	@mv build/slides/package/sphinx_revealjs/_static/revealjs $@ && rm -rf build/slides/package && touch $@
 
 lint: venv  ## check code, notebooks, docstrings and formatting
 	@$(VENV)/bin/ruff check
