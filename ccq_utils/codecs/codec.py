@@ -22,13 +22,15 @@ class Codec(Protocol):
 
 
 def require_distinct(rows, needed: int) -> None:
-    """Raises ``StudyError`` where fewer than ``needed`` of the texts, or vectors ``(n, d)``, are different."""
+    """Raises ``StudyError`` for fewer than ``needed`` texts, or vectors ``(n, d)``, and where all of them are the same."""
     found = set()
     for row in rows:
         found.add(row if isinstance(row, str) else row.tobytes())
-        if len(found) >= needed:
+        if len(found) > 1 and len(rows) >= needed:
             return
-    raise StudyError(f"{len(found)} of {len(rows)} texts are different, this fit needs {needed}; give it more text")
+    raise StudyError(
+        f"{len(found)} of {len(rows)} texts are different, this fit needs {needed} that are not all the same"
+    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

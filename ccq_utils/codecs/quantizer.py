@@ -54,7 +54,7 @@ class PercentileQuantizer:
         self.bits, self.spacing = bits, spacing
 
     def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
-        """Calibrate on ``(n, d)`` vectors, as many different ones as there are buckets or more; returns itself."""
+        """Calibrate on ``(n, d)`` vectors, at least as many as there are buckets; returns itself."""
         buckets = 2**self.bits
         require_distinct(vectors, buckets)
         if not np.isfinite(vectors).all():

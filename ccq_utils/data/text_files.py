@@ -28,9 +28,9 @@ class _Row(BaseModel):
 def read_lines(path: Path, owner: str) -> Iterator[tuple[str, str]]:
     """Where each line stands, in words, and the line without its end; ``owner`` begins what errors say."""
     where = f"{owner}: {path}"
-    if not path.is_file():
-        raise StudyError(f"{where} is missing")
     try:
+        if not path.is_file():
+            raise StudyError(f"{where} is missing")
         with path.open("rb") as file:
             lines = gzip.open(file) if file.peek(2)[:2] == b"\x1f\x8b" else file
             for number in count(1):

@@ -65,7 +65,7 @@ class Study:
             return vars(task) | {"validation": sorted(task.validation)}
 
         mteb = importlib.metadata.version("mteb")  # which pins the revision of the task's data
-        held = self._downloaded("task", "tasks", spec, make, mteb=mteb)
+        held = self._downloaded("task", "tasks", spec, make, mteb=mteb, fields=[*Task.__dataclass_fields__])
         return Task(**held | {"validation": frozenset(held["validation"])})
 
     @cached_property
