@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study tiny verify test teaching slides lint fix publish venv lock clean
+.PHONY: help study tiny verify test teaching slides lint fix publish book booktest venv lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,17 @@ fix: venv  ## repair what lint can repair
 
 publish: venv  ## copy the notebooks of a finished default run, cleaned, over the committed ones
 	@$(VENV)/bin/ccq publish
+
+book: build/book-venv/.installed  ## make the book of the committed notebooks in build/book, with the explorer
+	@build/book-venv/bin/python notebooks/book/build.py
+
+booktest: book venv  ## make the book and look at it in headless Chromium
+	@$(VENV)/bin/python -m pytest -q -rs tests/test_book.py
+
+build/book-venv/.installed: notebooks/book/requirements.txt
+	@$(PYTHON) -m venv build/book-venv
+	@build/book-venv/bin/python -m pip install --quiet --quiet -r notebooks/book/requirements.txt
+	@touch $@
 
 venv: $(INSTALLED)  ## install the pinned packages (study and test do this)
 
