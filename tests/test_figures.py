@@ -45,13 +45,6 @@ def test_long_titles_are_wrapped_into_their_figure_and_panel():
     assert "\n" in axes[0].get_title("left") and axes[1].get_title("left") == "short"
 
 
-def test_curves_of_three_tasks_and_their_mean_fill_two_rows():
-    rows = [(task, "ours", stop, 0.9, 0.8, 1.0) for task in ("a", "b", "c", "macro mean") for stop in (32, 64)]
-    table = pd.DataFrame(rows, columns=["task", "method", "stop", "estimate", "low", "high"])
-    figure, axes = figures.curves_by_task(table, "stop", "method", {"ours": "black"}, [32, 64], "dims")
-    assert len(axes) == 4 and [bool(axis.get_ylabel()) for axis in axes] == [True, False, True, False]
-
-
 def test_every_task_has_a_colour():
     assert len(figures.task_colours([f"task {number}" for number in range(9)])) == 9
 

@@ -135,19 +135,6 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def curves_by_task(table: pd.DataFrame, x: str, label: str, shades: dict, ticks, xlabel: str):
-    """One panel per task with a banded curve per entry of ``shades`` (label -> colour); returns figure and axes."""
-    figure, axes = panels(table["task"].unique(), sharey=True)
-    for axis, (_, rows) in zip(axes, table.groupby("task", sort=False), strict=True):
-        for shown, shade in shades.items():
-            curve(rows[rows[label] == shown], x, shown, axis, color=shade)
-        axis.axhline(1, color="#999999", lw=1)
-        axis.set(xlabel=xlabel, ylabel="retention of nDCG@10" if axis.get_subplotspec().is_first_col() else "")
-        log_ticks(axis, ticks)
-    legend(figure, axes, fontsize=10)
-    return figure, axes
-
-
 def show(figure) -> None:
     """Display a figure once, and free it."""
     from IPython.display import display
