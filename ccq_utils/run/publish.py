@@ -77,7 +77,7 @@ def filled(text: str, values: dict[str, str]) -> str:
 
 
 def values() -> dict[str, str]:
-    """What the markers of a text may name: a text for each; times are those of the last cold run of the default profile."""
+    """What the markers of a text may name: a text for each; times are those of the last cold run of the default profile; ``small`` is its last run."""
     claims, sizes = tables(run_report.CLAIMS, "claim"), tables("07_more_per_byte.csv")
     rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
     main = figures.markdown(pd.DataFrame(rows, columns=["claim", *claims]))
@@ -89,6 +89,7 @@ def values() -> dict[str, str]:
         found["table:bytes"] = "\n\n".join(_per_byte(table, name) for name, table in sizes.items())
     if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
         taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
+        taken["small"] = run_report.read(paths.results_folder("small")).get("seconds", 0)
         found |= {f"time:{at}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for at, s in taken.items()}
         found["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
     return found
