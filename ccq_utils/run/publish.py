@@ -77,7 +77,7 @@ def filled(text: str, values: dict[str, str]) -> str:
 
 
 def values() -> dict[str, str]:
-    """What the markers of a text may name: a text for each; times come from the last cold run of the default profile, ``small``."""
+    """What the markers of a text may name: a text for each; times are of the last cold run of the default profile."""
     claims, sizes = tables(run_report.CLAIMS, "claim"), tables("07_more_per_byte.csv")
     rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
     main = figures.markdown(pd.DataFrame(rows, columns=["claim", *claims]))
