@@ -28,9 +28,8 @@ def require_distinct(rows, needed: int) -> None:
         found.add(row if isinstance(row, str) else row.tobytes())
         if len(found) > 1 and len(rows) >= needed:
             return
-    raise StudyError(
-        f"{len(found)} of {len(rows)} texts are different, this fit needs {needed} that are not all the same"
-    )
+    known = f"{len(found)} of {len(rows)} texts are different"
+    raise StudyError(f"{known}, this fit needs {needed} that are not all the same")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -39,12 +38,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
-    """Score matrix ``(queries, documents)``: inner products with the decoded documents.
+    """Score matrix ``(queries, documents)``: inner products of ``(queries, D)`` vectors with the decoded documents.
 
-    Args:
-        queries: Float vectors, ``(queries, D)``.
-        codes: Packed codes of the documents.
-        symmetric: Code the queries too, instead of keeping them in float.
+    Queries stay in float, or are coded too (``symmetric``).
     """
     if hasattr(codec, "score"):
         return codec.score(queries, codes)

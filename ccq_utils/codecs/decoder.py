@@ -22,17 +22,13 @@ LOSSES = ("similarity", "reconstruction")
 FLOOR = 0.3
 """No mean square counts for less than this share of their mean when dims are equalised: documents that come later have more
 in the last dims than those that PCA was fitted on."""
-ROWS = 4096
-"""Vectors that are turned to float64 at a time."""
+ROWS = 4096  # vectors that are turned to float64 at a time
 
 
 def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int]) -> torch.Tensor:
     """The paper's loss (section 3.2): squared moves of the cosines of all pairs of a batch, averaged over pairs and stops.
 
-    Args:
-        inputs: Concat vectors, ``(batch, D)``, rows of length one.
-        outputs: What the decoder makes of them, ``(batch, d)``, of any length.
-        stops: Numbers of first dims that should be useful on their own.
+    ``inputs`` are concat vectors of length one, ``(batch, D)``; ``outputs`` the decoder's, ``(batch, d)``, of any length.
     """
     wanted = inputs @ inputs.T
     prefixes = [nn.functional.normalize(outputs[:, :stop], dim=1) for stop in stops]
@@ -52,12 +48,8 @@ class Decoder(nn.Module):
     Deeper ones read inputs times the root of D, so that their values are about one: GELU is close to a straight line near
     zero, where the values of a vector of length one lie.
 
-    Args:
-        in_dims, out_dims: D and d.
-        depth: Number of layers.
-        width: Values of each hidden layer.
-        dropout: Share of hidden values that are dropped in training.
-        residual: Add the output to that of one linear map, and begin as that map.
+    Each hidden layer has ``width`` values, of which training drops the share ``dropout``. With ``residual`` the output is
+    added to that of one linear map, and begins as that map.
     """
 
     def __init__(self, in_dims: int, out_dims: int, depth: int = 1, width: int = 512, dropout=0.0, residual=False):
@@ -130,11 +122,9 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
 def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.ndarray | None = None) -> Decoder:
     """PCA without centring as a decoder: no linear map's first dims keep more of the vectors' inner products.
 
-    Args:
-        vectors: ``(n, D)`` that the axes are fitted on.
-        power: *Equalised* PCA divides each dim by this power of its root mean square: a concat spends most of its length on a
-            few dims that all documents share, and queries find their document by the small ones (notebook 07). 1 whitens.
-        held_out: Vectors that these are measured on, where they are not ``vectors``.
+    The axes are fitted on ``vectors``, ``(n, D)``. *Equalised* PCA divides each dim by the ``power`` of its root mean square,
+    measured on ``held_out`` vectors where there are any: a concat spends most of its length on a few dims that all documents
+    share, and queries find their document by the small ones (notebook 07). A power of 1 whitens.
     """
     if dims > (in_dims := vectors.shape[1]):
         raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
@@ -149,7 +139,7 @@ def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.nda
 
 
 def train_decoder(
-    decoder, training, validation, stops, epochs, batch_size, learning_rate, patience, seed, loss="similarity"
+    decoder: Decoder, training, validation, stops, epochs, batch_size, learning_rate, patience, seed, loss="similarity"
 ) -> pd.DataFrame:
     """Train in place with Adam and keep the weights of the lowest held-out loss.
 
@@ -160,8 +150,7 @@ def train_decoder(
         seed: Of the order of the texts; weights and dropout follow ``torch.manual_seed``.
         loss: ``similarity`` (the paper's), or ``reconstruction`` for a decoder of depth 1.
 
-    Returns:
-        Columns ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
+    Returns columns ``epoch``, ``training_loss``, ``validation_loss``; epoch 0 is the untrained start.
     """
     if loss not in LOSSES:
         raise StudyError(f"unknown loss {loss!r}; accepted: {', '.join(LOSSES)}")

@@ -82,17 +82,13 @@ def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None
         raise StudyError(f"index {path.name}: {index.ntotal} codes need as many ids, got {len(ids)}")
     with write_atomically(path) as file:
         load_faiss().write_index(index, file.name)
-    with write_atomically(_beside(path), "w") as file:
+    with write_atomically(Path(f"{path}.json"), "w") as file:
         json.dump({"version": VERSION, **marks, "ids": ids}, file)
 
 
 def load_index(path: Path, marks: dict[str, str]) -> tuple:
     """Index and ids of a file that was made with the same codec and model."""
     with reading(f"index {path}", "make it with ccq export-faiss"):
-        held = json.loads(_beside(path).read_text(encoding="utf-8"))
+        held = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
         check_made(held, f"index {path.name}", marks)
         return load_faiss().read_index(str(path)), held["ids"]
-
-
-def _beside(path):
-    return path.with_name(f"{path.name}.json")

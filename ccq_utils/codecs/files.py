@@ -71,7 +71,7 @@ def load_codec(folder: Path):
 
 def save_codes(path: Path, codes: np.ndarray, ids: list[str], marks: dict) -> None:
     """Write packed codes, their ids, and ``marks`` of what made them to one safetensors file, with its own sha256."""
-    path, ids = Path(path), [str(name) for name in ids]
+    ids = [str(name) for name in ids]
     if len(ids) != len(codes) or len(set(ids)) != len(ids):
         raise StudyError(f"codes file {path.name}: {len(codes)} codes need as many different ids, got {len(set(ids))}")
     names = np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)
@@ -94,7 +94,6 @@ def read_codes(path: Path) -> tuple[np.ndarray, list[str], dict]:
 
 def load_codes(path: Path, marks: dict[str, str]) -> tuple[np.ndarray, list[str]]:
     """Codes and ids of a file or a finished folder of parts; raises ``StudyError`` also where other ``marks`` made them."""
-    path = Path(path)
     if not path.is_dir():
         codes, ids, held = read_codes(path)
         check_made(held, f"codes file {path.name}", marks)

@@ -31,12 +31,10 @@ same top ten as a float query, a hundred times faster."""
 
 
 class FaissCodec:
-    """A codec of faiss; documents are decoded by faiss, queries stay in float.
+    """A codec by faiss's index ``factory`` string, for example ``SQ8``: faiss decodes documents, queries stay in float.
 
-    Args:
-        factory: Faiss's index factory string, for example ``SQ8``.
-        dims: Vectors are turned to so many dims of centred PCA first, in a random orthogonal basis drawn by ``seed``, which
-            spreads their variance evenly (faiss's own ``PCAR`` always draws the same one). None leaves them as they are.
+    Vectors are turned to ``dims`` of centred PCA first, in a random orthogonal basis drawn by ``seed``, which spreads their
+    variance evenly (faiss's own ``PCAR`` always draws the same one). None leaves them as they are.
     """
 
     def __init__(self, factory: str, dims: int | None = None, seed: int = 0):
@@ -57,7 +55,7 @@ class FaissCodec:
             self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
             axes = principal_axes(vectors - self.mean_)[:, : self.dims].astype(np.float32)
             self.basis_ = axes @ random_rotation(self.dims, self.seed)
-        turned = self._turned(vectors)
+        turned = np.ascontiguousarray(self.project(vectors - self.mean_), dtype=np.float32)
         kept = os.dup(2)  # faiss warns straight to the process's stderr, once per codebook that few vectors train
         with open(os.devnull, "wb") as sink:
             os.dup2(sink.fileno(), 2)
@@ -84,16 +82,13 @@ class FaissCodec:
         if hasattr(last, "pq"):
             last.pq.cp.niter, last.pq.cp.min_points_per_centroid, last.pq.cp.seed = PQ_LLOYD, 1, self.seed % 2**31
 
-    def _turned(self, vectors):
-        return np.ascontiguousarray(self.project(vectors - self.mean_), dtype=np.float32)
-
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """Queries in the space of ``decode``: not centred, since that would take another amount off each document's score."""
         return vectors if self.basis_ is None else vectors @ self.basis_
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """``(n, D) -> (n, bytes_per_vector) uint8``."""
-        return self.index_.sa_encode(self._turned(vectors))
+        return self.index_.sa_encode(np.ascontiguousarray(self.project(vectors - self.mean_), dtype=np.float32))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """``(n, bytes_per_vector) uint8 -> (n, dims) float32``, less the mean where the codec turns vectors."""

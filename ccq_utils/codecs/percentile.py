@@ -16,12 +16,9 @@ from ccq_utils.common.errors import StudyError
 class PercentileCodec:
     """The paper's pipeline: decoder, truncation to ``dims``, percentile quantizer of ``bits``.
 
-    Args:
-        decoder: A fitted decoder; None fits uncentred PCA on the vectors given to ``fit``.
-        rotate: Turn the truncated vector by a random orthogonal matrix first, which spreads variance evenly over dims.
-        spacing: ``mass`` (the paper's equal-mass buckets) or ``width``.
-        seed: Of the rotation.
-        power: Of equalised PCA (see ``fit_pca``), where no decoder is given.
+    Without a fitted ``decoder``, ``fit`` makes one: uncentred PCA, equalised by ``power`` (see ``fit_pca``). ``rotate`` turns
+    the truncated vector by a random orthogonal matrix of ``seed``, which spreads variance evenly over dims. ``spacing`` is
+    ``mass`` (the paper's equal-mass buckets) or ``width``.
     """
 
     drawn = ("rotation_",)
@@ -153,9 +150,8 @@ GRADED = ("equalised PCA", "PCA", "PCA, rotated", "decoder", "decoder, rotated")
 def make_codec(name: str, in_dims: int, budget: int, decoder=None, seed: int = 0, bits: int | None = None) -> Codec:
     """A codec of at most ``budget`` bytes per vector.
 
-    Args:
-        bits: Per dim, of a codec in ``GRADED``, which then keeps as many dims as fit; its usual number where None: 1 after
-            a rotation, else 2, and more where there are fewer dims than would fill the bytes.
+    ``bits`` are per dim, of a codec in ``GRADED``, which then keeps as many dims as fit; its usual number where None: 1
+    after a rotation, else 2, and more where there are fewer dims than would fill the bytes.
     """
     if name not in CODECS:
         raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")

@@ -38,13 +38,9 @@ def packed_bytes(dims: int, bits: int) -> int:
 class PercentileQuantizer:
     """Per-dimension buckets with decoded values, calibrated once on held-out text.
 
-    Args:
-        bits: 8, 4, 2 or 1.
-        spacing: ``mass`` puts as many calibration values in each bucket (the paper's method), ``width`` cuts evenly.
-
-    Attributes:
-        thresholds_: Bucket borders, ``(2**bits - 1, d) float32``.
-        levels_: The mean calibration value of each bucket, which decoding gives back, ``(2**bits, d) float32``.
+    A value gets 8, 4, 2 or 1 ``bits``. The ``spacing`` ``mass`` puts as many calibration values in each bucket (the paper's
+    method), ``width`` cuts evenly. ``thresholds_`` are bucket borders, ``(2**bits - 1, d) float32``; ``levels_`` the mean
+    calibration value of each bucket, which decoding gives back, ``(2**bits, d) float32``.
     """
 
     def __init__(self, bits: int, spacing: str = "mass"):
@@ -55,29 +51,22 @@ class PercentileQuantizer:
 
     def fit(self, vectors: np.ndarray) -> "PercentileQuantizer":
         """Calibrate on ``(n, d)`` vectors, at least as many as there are buckets; returns itself."""
-        buckets = 2**self.bits
-        require_distinct(vectors, buckets)
+        size = 2**self.bits
+        require_distinct(vectors, size)
         if not np.isfinite(vectors).all():
             raise StudyError("calibration vectors hold NaN or infinity; mend the model or remove the texts")
-        shares = np.arange(1, buckets) / buckets
+        low, high, shares = vectors.min(0), vectors.max(0), np.arange(1, size) / size
         if self.spacing == "mass":
             self.thresholds_ = np.quantile(vectors, shares, axis=0).astype(np.float32)
         else:
-            low, high = vectors.min(0), vectors.max(0)
             self.thresholds_ = (low + shares[:, None] * (high - low)).astype(np.float32)
-        self.levels_ = self._bucket_means(vectors)
-        return self
-
-    def _bucket_means(self, vectors):
-        buckets, size = self.buckets(vectors), 2**self.bits
-        borders = np.vstack([vectors.min(0), self.thresholds_, vectors.max(0)])
-        levels = ((borders[1:] + borders[:-1]) / 2).astype(np.float32)  # an empty bucket decodes to its middle
-        for dim in range(vectors.shape[1]):
-            counts = np.bincount(buckets[:, dim], minlength=size)
-            sums = np.bincount(buckets[:, dim], weights=vectors[:, dim], minlength=size)
+        borders = np.vstack([low, self.thresholds_, high])
+        self.levels_ = ((borders[1:] + borders[:-1]) / 2).astype(np.float32)  # an empty bucket decodes to its middle
+        for dim, (numbers, values) in enumerate(zip(self.buckets(vectors).T, vectors.T, strict=True)):
+            counts, sums = np.bincount(numbers, minlength=size), np.bincount(numbers, values, size)
             filled = counts > 0
-            levels[filled, dim] = sums[filled] / counts[filled]
-        return levels
+            self.levels_[filled, dim] = sums[filled] / counts[filled]
+        return self
 
     @property
     def bytes_per_vector(self) -> int:

@@ -32,8 +32,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
     places = defaultdict(list)
     for place, text in enumerate(texts):
         places[hashlib.sha256((prompt + text).encode()).digest()[:16]].append(place)
-    found: np.ndarray | None = None
-    missing = set(places)
+    found, missing = None, set(places)
 
     def put(keys, vectors):
         nonlocal found
@@ -64,9 +63,9 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
             cache.add_shard(store, {"keys": names, "vectors": vectors})
             put(keys, vectors)
 
-    what = "queries" if kind == "query" else "texts"
     if order:
-        deque(progress(encode_missing(), f"{model.name}: new {what} encoded", len(order)), maxlen=0)
+        what = f"{model.name}: new {'queries' if kind == 'query' else 'texts'} encoded"
+        deque(progress(encode_missing(), what, len(order)), maxlen=0)
     return found
 
 

@@ -61,13 +61,9 @@ class LexicalEncoder(InputModule):
 
     def save(self, output_path, *args, **kwargs):
         """Config as JSON, frequencies and projection as safetensors."""
-        tensors = {
-            "idf": self.idf.detach().cpu().numpy(),
-            "data": self.projection.data,
-            "indices": self.projection.indices.astype(np.int32),
-            "indptr": self.projection.indptr.astype(np.int32),
-        }
-        save_file(tensors, Path(output_path) / "lexical.safetensors")
+        held = {"idf": self.idf.detach().cpu().numpy(), "data": self.projection.data}
+        held |= {name: getattr(self.projection, name).astype(np.int32) for name in ("indices", "indptr")}
+        save_file(held, Path(output_path) / "lexical.safetensors")
         self.save_config(output_path)
 
     @classmethod

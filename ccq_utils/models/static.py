@@ -1,5 +1,6 @@
 """Static members (StaticEmbedding): a vector per token, and a text's vector is the mean of those of its tokens."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,8 @@ def train_static(
     from torch.nn.functional import cross_entropy, normalize
     from transformers import get_linear_schedule_with_warmup
 
-    table = model[0].embedding.weight
-    tokens = [_tokens(model[0].tokenizer, list(side)) for side in zip(*pairs, strict=True)]
+    table, encode = model[0].embedding.weight, partial(model[0].tokenizer.encode, add_special_tokens=False)
+    tokens = [[np.array(encode(text).ids, dtype=np.int64) for text in side] for side in zip(*pairs, strict=True)]
     used = np.unique(np.concatenate([ids for side in tokens for ids in side]))
     bag = torch.nn.EmbeddingBag.from_pretrained(table[used].detach().double(), freeze=False)
 
@@ -63,10 +64,6 @@ def train_static(
         schedule.step()
     with torch.no_grad():
         table[used] = bag.weight.float()
-
-
-def _tokens(tokenizer, texts):
-    return [np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64) for text in texts]
 
 
 def _batches(pairs, size, rng):

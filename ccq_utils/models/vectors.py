@@ -10,16 +10,12 @@ from ccq_utils.models.embed import normalise
 
 
 def concat(members: Sequence[np.ndarray], shares: Sequence[float] | None = None, normalised: bool = True) -> np.ndarray:
-    """Join member vectors row by row and normalise the join: ``(n, sum d_i) float32``.
+    """Join member vectors ``(n, d_i)`` row by row and normalise the join: ``(n, sum d_i) float32``.
 
-    Args:
-        members: Arrays ``(n, d_i)``, one per base model, rows aligned.
-        shares: How much each member's cosine counts in the cosine of the join: positive numbers, which are made to add up to
-            one; its vector is scaled by the square root. All equal where None: the paper's concat.
-        normalised: Normalise each member first (the paper's way); False joins raw vectors, so that long ones dominate.
-
-    Raises:
-        StudyError: No member, members of unequal length, a NaN or zero row, a share that is not positive.
+    ``shares`` say how much each member's cosine counts in that of the join: positive numbers, which are made to add up to
+    one; its vector is scaled by the square root. All are equal where None: the paper's concat. Each member is ``normalised``
+    first (the paper's way); False joins raw vectors, so that long ones dominate. Raises ``StudyError`` for no member, members
+    of unequal length, a NaN or zero row, a share that is not positive.
     """
     lengths = [len(member) for member in members]
     if len(set(lengths)) != 1:
