@@ -60,17 +60,11 @@ def save_figure(figure, folder: Path, name: str) -> None:
 def wrap_titles(figure) -> None:
     """Break the figure's title and its panels' titles into lines where they are wider than the figure or the panel."""
     figure.draw_without_rendering()  # lays out the panels, so that their widths are known
-    for text in figure.texts:
-        _wrap(text, figure.bbox.width)
-    for axis in figure.axes:
-        _wrap(axis.set_title(axis.get_title("left"), loc="left"), axis.bbox.width)
-
-
-def _wrap(text, width):
-    found = text.get_window_extent().width
-    if found > width:
-        letters = int(0.97 * len(text.get_text()) * width / found)
-        text.set_text(textwrap.fill(text.get_text(), letters, break_on_hyphens=False))
+    titles = [(axis.set_title(axis.get_title("left"), loc="left"), axis.bbox.width) for axis in figure.axes]
+    for text, width in [(text, figure.bbox.width) for text in figure.texts] + titles:
+        if (found := text.get_window_extent().width) > width:
+            letters = int(0.97 * len(text.get_text()) * width / found)
+            text.set_text(textwrap.fill(text.get_text(), letters, break_on_hyphens=False))
 
 
 def panels(names, width: float = 5.5, height: float = 3.6, columns: int = 2, sharey: bool = False):
@@ -78,8 +72,7 @@ def panels(names, width: float = 5.5, height: float = 3.6, columns: int = 2, sha
 
     A place that the last row leaves free is blank and can take the legend.
     """
-    names = list(names)
-    columns = min(columns, len(names))
+    columns = min(columns, len(names := list(names)))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False, sharey=sharey)
     for axis, name in itertools.zip_longest(axes.flat, names):

@@ -40,16 +40,15 @@ class Evaluator:
 
     def __call__(self, matrix: np.ndarray) -> pd.DataFrame:
         """Metrics of scores ``(queries, documents)``, higher is better: a row per query, a column per metric."""
-        size, expected = len(self.query_ids), (len(self.query_ids), len(self.task.documents))
-        if matrix.shape != expected:
-            shapes = f"scores have shape {matrix.shape}, expected {expected} (queries, documents)"
-            raise StudyError(f"task {self.task.name!r}: {shapes}")
+        size, task = len(self.query_ids), f"task {self.task.name!r}"
+        if matrix.shape != (expected := (size, len(self.task.documents))):
+            raise StudyError(f"{task}: scores have shape {matrix.shape}, expected {expected} (queries, documents)")
         ranks = np.empty(len(self.rows), dtype=np.int64)
         for start in range(0, size, BLOCK):
             block = slice(start, min(start + BLOCK, size))
             scores = self._without_own(matrix[block], block)
             if np.isnan(scores).any():
-                raise StudyError(f"task {self.task.name!r}: a score is NaN; check the vectors that were scored")
+                raise StudyError(f"{task}: a score is NaN; check the vectors that were scored")
             first, last = np.searchsorted(self.rows, [block.start, block.stop])
             rows, columns = self.rows[first:last] - start, self.columns[first:last]
             for pair, (row, column) in enumerate(zip(rows, columns, strict=True), first):
@@ -67,9 +66,8 @@ class Evaluator:
 
     def _without_own(self, scores, block):
         """A copy in which a query's own document, where it is excluded, comes last."""
-        scores, own = np.array(scores), self.own[block]
-        has_own = np.flatnonzero(own >= 0)
-        scores[has_own, own[has_own]] = -np.inf
+        scores, (rows,) = np.array(scores), np.nonzero(self.own[block] >= 0)
+        scores[rows, self.own[block][rows]] = -np.inf
         return scores
 
     def top(self, scores: np.ndarray, count: int = 10) -> np.ndarray:

@@ -51,7 +51,7 @@ class FittingVectors:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of the vectors."""
-        return array_digest(self.training, *([] if self.calibration is None else [self.calibration]))
+        return array_digest(*(part for part in (self.training, self.calibration) if part is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,9 @@ def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors
     return score_table(values, **labels)
 
 
-def fitted_codecs(study, method: str, budget: int, fitting, decoders=(), seeds: int | None = None, bits=None) -> list:
+def fitted_codecs(
+    study: Study, method: str, budget: int, fitting: FittingVectors, decoders=(), seeds: int | None = None, bits=None
+) -> list:
     """A codec of ``CODECS`` of at most ``budget`` bytes, fitted once per seed where it draws or trains something, else once.
 
     ``decoders`` are trained ones, one per seed, for the codecs that take one; ``seeds`` is the profile's number if None;
@@ -144,7 +146,7 @@ def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labe
 
 
 def score_method(
-    study: Study, vectors: Vectors, fit: Callable, key: dict, fitted_on=GENERAL, symmetric=False, **labels
+    study: Study, vectors: Vectors, fit: Callable, key: dict, fitted_on: str = GENERAL, symmetric=False, **labels
 ) -> pd.DataFrame:
     """``score_codecs`` of what ``fit`` gives, fitted on general text or on each task's own corpus, and never twice.
 

@@ -44,20 +44,17 @@ def resample_weights(queries: int, resamples: int, seed: int, slot: int = 0) -> 
 
 
 def summarise(
-    scores: pd.DataFrame, by: list[str], reference=None, statistic="retention", resamples=1000, seed=0
+    scores: pd.DataFrame, by: list[str], reference=None, statistic: str = "retention", resamples=1000, seed=0
 ) -> pd.DataFrame:
     """One row per group and task, and one for the mean over tasks where a group has several, with bootstrap intervals.
 
-    Args:
-        scores: long table with ``task``, ``query``, ``seed``, ``score`` and the columns of ``by``, which tell groups apart;
-            scores of several seeds are averaged per query.
-        reference: long table that groups are held against, query by query; a column of ``by`` that it has as well must
-            agree. None for the mean score itself.
-        statistic: ``retention`` (ratio of the means), ``difference`` (of the means) or ``mean`` (no reference).
+    ``scores`` is a long table with ``task``, ``query``, ``seed``, ``score`` and the columns of ``by``, which tell groups
+    apart; scores of several seeds are averaged per query. Groups are held against the long table ``reference``, query by
+    query; a column of ``by`` that it has as well must agree; None for the mean score itself. ``statistic`` is ``retention``
+    (ratio of the means), ``difference`` (of the means) or ``mean`` (no reference).
 
-    Returns:
-        ``task``, the columns of ``by``, ``ndcg_at_10`` (the mean score), those of ``Interval``, ``seed_spread`` (standard
-        deviation of the estimate over seeds, NaN where there is one) and, for differences, ``p``.
+    Returns ``task``, the columns of ``by``, ``ndcg_at_10`` (the mean score), those of ``Interval``, ``seed_spread`` (standard
+    deviation of the estimate over seeds, NaN where there is one) and, for differences, ``p``.
     """
     formula = FORMULAS.get("mean" if reference is None else statistic)
     if formula is None:
@@ -156,14 +153,11 @@ def rank_correlation(x, y, pairs) -> Interval:
 
 
 def over_seeds(values) -> Interval | None:
-    """Mean over seeds with Student's 95 % interval; None for fewer than two."""
+    """Mean over seeds with Student's 95 % interval (not scipy's, NaN for no spread); None for fewer than two."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    mean, half = (
-        float(values.mean()),
-        float(t.ppf(0.975, len(values) - 1) * sem(values)),
-    )  # t.interval: NaN for no spread
+    mean, half = float(values.mean()), float(t.ppf(0.975, len(values) - 1) * sem(values))
     return Interval(mean, mean - half, mean + half, len(values))
 
 

@@ -34,9 +34,8 @@ STEPS = {f"{number:02}": f"{number:02}_{name}" for number, name in enumerate(NAM
 class Study:
     """A profile, by its name, path or loaded already, opened by one notebook.
 
-    Args:
-        step: the notebook's number, ``00`` to ``08``; its tables and figures carry it. Empty for who only reads.
-        output: folder for tables and figures; empty for the checkout's ``data/results`` and ``figures``.
+    Tables and figures carry the notebook's number ``step``, ``00`` to ``08``, empty for who only reads. They go to the folder
+    ``output``; where it is empty, to the checkout's ``data/results`` and ``figures``.
     """
 
     def __init__(self, profile: str | Profile, step: str = "", output: str = ""):

@@ -1,5 +1,6 @@
 """Decoders trained on a profile's text, kept in the cache with their loss history."""
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -9,15 +10,15 @@ from ccq_utils.study.study import Study
 
 
 def trained_decoder(
-    study,
-    start="random",
-    dims=None,
-    seed=0,
-    members=None,
-    shares=None,
-    training=None,
-    epochs=None,
-    loss=LOSSES[0],
+    study: Study,
+    start: str = "random",
+    dims: int | None = None,
+    seed: int = 0,
+    members: list[str] | None = None,
+    shares: list[float] | None = None,
+    training: np.ndarray | None = None,
+    epochs: int | None = None,
+    loss: str = LOSSES[0],
     **shape,
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, and its losses per epoch.
