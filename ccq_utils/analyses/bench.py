@@ -46,13 +46,9 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 def run(profile="default", documents=100_000, texts=128, output="", rounds=5, distractors="", members=()) -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
-    Rows of other profiles in these files stay.
-
-    Args:
-        documents: How many vectors are searched. A million takes 6 GB of memory.
-        texts: How many texts are encoded.
-        distractors: A file of JSON lines with ``id`` and ``text``; ``bench_growth.csv`` is written instead.
-        members: Of the concat that grows; those that notebook 01 chose where empty.
+    Rows of other profiles in these files stay. So many ``texts`` are encoded, and so many ``documents`` searched: a million
+    takes 6 GB of memory. With ``distractors``, a file of JSON lines with ``id`` and ``text``, ``bench_growth.csv`` is written
+    instead, of the concat of ``members``, or of those that notebook 01 chose.
     """
     study, folder = Study(profile), Path(output or FOLDER)
     parts = {
@@ -137,13 +133,9 @@ def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), s
     There are no million real documents here, so each vector is the sum of two real ones, of length one. How long a search
     takes does not depend on which vectors they are. How much it finds does, and is measured on real text in the notebooks.
 
-    Args:
-        like: Real vectors, ``(n, dims)``.
-        budget: Bytes per vector; a 48th of the float vector's where 0.
-        queries: How many are asked at once.
-
-    Returns:
-        A row per method and number of queries; ``recall`` is the share of the float search's first ten that is found.
+    ``like`` are the real vectors, ``(n, dims)``; ``budget`` is bytes per vector, a 48th of the float vector's where 0.
+    Returns a row per method and number of ``queries`` asked at once; ``recall`` is the share of the float search's first ten
+    that is found.
     """
     if documents < RESULTS:
         raise StudyError(f"search is timed on at least {RESULTS} documents, got {documents}")

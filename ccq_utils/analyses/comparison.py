@@ -67,9 +67,7 @@ class Method(NamedTuple):
 def methods(study: Study, vectors: Vectors, peers=(), alone: dict | None = None, seeds: int = 1, own=METHODS):
     """Name -> ``Method``: ``own`` (names in ``CODECS``), ``peers`` (names in ``PEERS``), base models alone.
 
-    Args:
-        alone: base model -> its vectors, which are coded by ours without the others.
-        seeds: how often ours is made; all else is made once.
+    ``alone`` is base model -> its vectors, which ours codes without the others; ours is made ``seeds`` times, all else once.
     """
     found, trained = {}, [trained_decoder(study)[0]] if any(name.startswith("decoder") for name in own) else []
     for name in own:
@@ -83,9 +81,8 @@ def methods(study: Study, vectors: Vectors, peers=(), alone: dict | None = None,
 def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FITTED_ON, **labels) -> tuple:
     """Per-query scores of every method at ``budget`` bytes per vector, fitted on general text and on ``Vectors.own``.
 
-    Returns:
-        Long table with ``shared_bytes`` as well, and what cannot be had at so few bytes or from so few vectors: ``method``,
-        ``fitted_on``, ``reason``.
+    The long table has ``shared_bytes`` as well; the second value lists what cannot be had at so few bytes or from so few
+    vectors: ``method``, ``fitted_on``, ``reason``.
     """
     found, skipped = [], []
     chosen = [*itertools.product(fitted, given.items())]
@@ -131,22 +128,16 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     """Base models, their raw concat, and compression methods at ``budget`` bytes per document vector, on one task.
 
     The members are those that notebook 01 of the profile chose, at equal shares. Each method is fitted once on the profile's
-    training text and once on the task's documents, never on its queries or judgements.
+    training text and once on the task's documents, never on its queries or judgements. ``source`` is ``beir:DIR``; ``peers``
+    asks for published methods as well; ``options`` are ``exclude_self`` and ``allow_missing`` of ``TaskSpec``.
 
-    Args:
-        source: ``beir:DIR``.
-        peers: published methods as well.
-        options: ``exclude_self`` and ``allow_missing`` of ``TaskSpec``.
-
-    Returns:
-        What ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
-        what cannot be had at this size or from so few documents, and why. ``total_bytes`` has each document's part of what
-        all share (basis, codebooks) as well.
+    Returns what ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
+    what cannot be had at this size or from so few documents, and why. ``total_bytes`` has each document's part of what all
+    share (basis, codebooks) as well.
     """
     if not source.startswith("beir:"):
-        raise StudyError(
-            f"unknown task {source!r}; accepted: beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
-        )
+        known = "beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
+        raise StudyError(f"unknown task {source!r}; accepted: {known}")
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
     path = place_of(source.removeprefix("beir:"), "task").resolve()
@@ -175,9 +166,7 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     found |= {"queries": len(vectors.raw), "documents": documents}
     found["models"] = [{"name": model} | _mean(study, alone[model].raw) for model in models]
     found["concat"] = concat | _mean(study, vectors.raw)
-    rows = (
-        rows[columns].astype(object).where(rows[columns].notna(), None)
-    )  # resamples in which the concat finds nothing
+    rows = rows[columns].astype(object).where(rows[columns].notna(), None)  # NaN: resamples without any hit
     return found | {"methods": rows.to_dict("records"), "skipped": skipped}
 
 

@@ -18,11 +18,8 @@ from ccq_utils.study.training import trained_decoder, weights_of
 def train(study: Study, variants: dict[str, dict], seeds: dict[str, int] | None = None):
     """Variants of a decoder (name -> settings of ``trained_decoder``), each trained with the profile's seeds.
 
-    Args:
-        seeds: name -> how many seeds are enough, where no verdict hangs on more.
-
-    Returns:
-        Name -> one decoder per seed; losses by ``decoder``, ``seed`` and ``epoch``.
+    ``seeds`` says, by name, how many are enough where no verdict hangs on more. Returns name -> one decoder per seed, and
+    losses by ``decoder``, ``seed`` and ``epoch``.
     """
     decoders, losses = {name: [] for name in variants}, []
     for name, settings in variants.items():

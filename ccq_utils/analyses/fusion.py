@@ -19,12 +19,9 @@ Members = list[np.ndarray]
 def fit_shares(short: Members, long: Members, per_query: bool, seed: int, steps: int = 200) -> Callable:
     """Learn each member's share of the cosine so that a short text finds its long one among all; no judgement is used.
 
-    Args:
-        short, long: The two sides of pairs; those in a batch are each other's negatives.
-        per_query: Shares are a softmax over a linear map of the query's concat (a *gate*); else the same for all queries.
-
-    Returns:
-        Queries (``Members``) -> ``(n, members)``, rows that add up to one; all equal where ``steps`` is 0.
+    The pairs in a batch are each other's negatives. Shares are a softmax over a linear map of the query's concat (a *gate*)
+    where ``per_query``, else the same for all queries. Returns queries (``Members``) -> ``(n, members)``, rows that add up
+    to one; all equal where ``steps`` is 0.
     """
     order = torch.Generator().manual_seed(seed)
     cosines = torch.stack([torch.from_numpy(a @ b.T) for a, b in zip(short, long, strict=True)], dim=2)
@@ -67,11 +64,7 @@ def canonical_maps(members: Members, ridge: float) -> list[tuple[np.ndarray, np.
 def fit_canonical(short: Members, long: Members, seed: int) -> Callable:
     """Fit on both sides of four fifths of the pairs; of ``RIDGES``, the one that finds most of the other pairs.
 
-    Args:
-        seed: Draws which pairs are held out.
-
-    Returns:
-        ``Members`` of some texts -> their fused vectors ``(n, k) float32``, rows of length one.
+    ``seed`` draws these. Returns ``Members`` of some texts -> their fused vectors ``(n, k) float32``, rows of length one.
     """
     held_out, fitting = np.split(np.random.default_rng(seed).permutation(len(short[0])), [len(short[0]) // 5])
     texts = [np.vstack([ours[fitting], theirs[fitting]]) for ours, theirs in zip(short, long, strict=True)]

@@ -27,15 +27,11 @@ def score_coded(
 ) -> pd.DataFrame:
     """Per-query scores of a codec (a name in ``CODECS``) fitted on general text; kept in the cache.
 
-    Args:
-        budget: bytes per vector at most.
-        decoders: one per seed, for methods that take one.
-        bits: per dim, or what ``best_bits`` chose; the usual number where None, or where a method has no choice.
-        seeds: how often a codec that draws or trains something is made.
-        flipped: share of the stored documents' bits that is flipped; every seed meets other flips.
+    The codec has at most ``budget`` bytes per vector and is made ``seeds`` times where it draws or trains something, with one
+    of ``decoders`` each, if it takes one. ``bits`` are per dim, or what ``best_bits`` chose; the usual number where None, or
+    where a method has no choice. A share of the stored documents' bits is ``flipped``; every seed meets other flips.
 
-    Returns:
-        Long table with ``scoring``, ``dims``, ``bits``, ``bytes_per_vector``, ``method``, ``budget`` and the labels.
+    Returns a long table with ``scoring``, ``dims``, ``bits``, ``bytes_per_vector``, ``method``, ``budget`` and the labels.
     """
     if isinstance(bits, dict):
         given = (vectors, method, budget, decoders)

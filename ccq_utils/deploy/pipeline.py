@@ -55,11 +55,9 @@ class CompressedModel:
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose, if any.
 
-        Args:
-            budget: Bytes per document; a 48th of the concat's where None.
-            codec: A name in ``codecs.percentile.CODECS``; ``decoder`` trains one for these shares.
-            general: Fit it on the profile's training text; otherwise call ``fit`` with texts of your own.
-            output: Where the profile's notebooks wrote to; empty for the checkout.
+        ``codec`` is a name in ``codecs.percentile.CODECS`` (``decoder`` trains one for these shares), of ``budget`` bytes per
+        document, or a 48th of the concat's. It is fitted on the profile's training text where ``general``; otherwise call
+        ``fit`` with texts of your own. ``output`` is where the profile's notebooks wrote to; empty for the checkout.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study

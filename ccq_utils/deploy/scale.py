@@ -39,7 +39,9 @@ def encode_corpus(
     ``ray://host:port``; ``workers`` is None for all that have room; ``threads`` are of each, None is one with Ray.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
-    _check_folder(out)
+    there = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
+    if there and not any(path.name == PARTS or is_ours(path, '{"ccq":') for path in there):
+        raise StudyError(f"folder {out} holds other things than codes; choose another one")
     about = read_manifest(model)
     marks = {"codec": about["codec"], "model": about["model"], "precision": precision_here(precision)}
     plan, held = plan_parts(texts, part), {}
@@ -69,13 +71,6 @@ def encode_corpus(
         with write_atomically(out / PARTS, "w") as file:
             json.dump({"version": VERSION, **marks, "parts": parts}, file, indent=1)
     return {"texts": sum(made_of["rows"] for made_of in plan), "parts": len(plan), "made": len(missing)}
-
-
-def _check_folder(out):
-    """Only a folder that is new, empty or begun by us is written to."""
-    held = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
-    if held and not any(path.name == PARTS or is_ours(path, '{"ccq":') for path in held):
-        raise StudyError(f"folder {out} holds other things than codes; choose another one")
 
 
 def encode_part(model: str, marks: dict[str, str], threads: int | None, device, texts: list[str]) -> np.ndarray:
