@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ccq_utils.common import files
+from ccq_utils.common import files, paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import quiet_libraries
 
@@ -78,7 +78,6 @@ def run(
 @app.command()
 def verify(profile: Profile = "default", run: Finished = ""):
     """Hold a finished run, or without --run a new one, against the committed tables and claims."""
-    from ccq_utils.common import paths
     from ccq_utils.data.profile import load_profile
     from ccq_utils.run import runner, verify
 
@@ -90,11 +89,10 @@ def verify(profile: Profile = "default", run: Finished = ""):
 @app.command()
 def publish(profile: Profile = "default"):
     """Put the outputs of a finished run into the committed notebooks, its claims and times beside them."""
-    from ccq_utils.common.paths import shown
     from ccq_utils.run.publish import publish
 
     for path in publish(profile):
-        print(shown(path))
+        print(paths.shown(path))
 
 
 @app.command()
@@ -149,9 +147,7 @@ def fit(
 def encode(
     model: Model,
     texts: Annotated[str, typer.Argument(metavar="texts.jsonl", help="'id' and 'text' on each line; or a folder")],
-    out: Annotated[
-        str, typer.Option("--out", metavar="codes.safetensors", help="file to write; or a folder/ of parts")
-    ],
+    out: Annotated[str, typer.Option(metavar="codes.safetensors", help="file to write; or a folder/ of parts")],
     part: Annotated[int, typer.Option(metavar="N", min=1, help="texts per part of a folder")] = 4096,
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="per worker of a folder")] = None,
     address: Annotated[str, typer.Option(help="of Ray: local (started here), auto, host:port, ray://host:port")] = "",
@@ -202,7 +198,7 @@ def search(
 def export_faiss(
     model: Model,
     codes: Codes,
-    out: Annotated[str, typer.Option("--out", metavar="OUT.faiss", help="file to write; ids go to OUT.faiss.json")],
+    out: Annotated[str, typer.Option(metavar="OUT.faiss", help="file to write; ids go to OUT.faiss.json")],
     force: Force = False,
 ):
     """Write encoded texts as an index file that plain faiss searches."""
@@ -228,10 +224,9 @@ def bench(
     import pandas as pd
 
     from ccq_utils.analyses import bench
-    from ccq_utils.common.paths import shown
 
     for path in bench.run(profile, documents, output=output, distractors=distractors, members=members or ()):
-        print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{shown(path)}")
+        print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{paths.shown(path)}")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ from safetensors.numpy import save as save_tensors
 
 from ccq_utils.common.files import scratch_folder, write_atomically, writing_to
 
-CACHE_VERSION = 4
-"""Raise it by hand when a change of the code changes what is computed from the same inputs; a test holds known results."""
+CACHE_VERSION = 4  # raise it by hand when the code computes something else from the same inputs; a test holds results
+# another version of one of these libraries, which decide numbers, computes everything anew
 LIBRARIES = "numpy scipy scikit-learn torch tokenizers transformers sentence-transformers model2vec faiss-cpu".split()
-"""Libraries that decide numbers: another version of one computes everything anew."""
 MANIFEST = "manifest.json"
 IN_MEMORY = 2**26  # bytes: larger arrays of vectors lie in a file and are mapped, so that the system can page them out
 
@@ -86,19 +85,18 @@ class Cache:
                 return target
             warnings.warn(f"cache entry {target.name} of {kind} is damaged or foreign; it is made again", stacklevel=2)
             shutil.rmtree(target) if target.is_dir() else target.unlink()
-        with writing_to(self.folder):
-            with scratch_folder(target) as scratch:
-                made = scratch / "artifact"
-                made.mkdir()
-                build(made)
-                paths = (path for path in sorted(made.rglob("*")) if path.is_file())
-                files = {path.relative_to(made).as_posix(): file_digest(path) for path in paths}
-                (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
-                try:
-                    made.replace(target)
-                except OSError:
-                    if not _intact(target):  # else another process has just made the same
-                        raise
+        with writing_to(self.folder), scratch_folder(target) as scratch:
+            made = scratch / "artifact"
+            made.mkdir()
+            build(made)
+            paths = (path for path in sorted(made.rglob("*")) if path.is_file())
+            files = {path.relative_to(made).as_posix(): file_digest(path) for path in paths}
+            (made / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1, default=str))
+            try:
+                made.replace(target)
+            except OSError:
+                if not _intact(target):  # else another process has just made the same
+                    raise
         return target
 
     def arrays(self, kind: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

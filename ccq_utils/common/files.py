@@ -69,14 +69,14 @@ def only_one(place: Path) -> Iterator[None]:
 
     place = Path(os.path.abspath(place))
     path = place.with_name(f".{place.name}.lock")
-    with writing_to(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        try:
+    lock = FileLock(path, timeout=0)
+    try:
+        with writing_to(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except Timeout as error:
-            other = path.read_text() or "another process"
-            raise StudyError(f"{other} is writing to {place}; wait for it, or choose another place") from error
+    except Timeout as error:
+        other = path.read_text() or "another process"
+        raise StudyError(f"{other} is writing to {place}; wait for it, or choose another place") from error
     try:
         path.write_text(f"process {os.getpid()} of {HOST}")
         yield
@@ -87,10 +87,7 @@ def only_one(place: Path) -> Iterator[None]:
 
 
 def check_output(path: Path | str, begins: str, force: bool = False) -> None:
-    """Raise ``StudyError``, before the work, where a file cannot be written or would replace what is not ours.
-
-    Ours is a file whose first 4 kB hold ``begins``; ``force`` lets any file be replaced.
-    """
+    """Raise ``StudyError``, before the work, for an output that cannot be written, or, without ``force``, is none of ours."""
     path = Path(path).absolute()
     if path.exists() and not path.is_file():
         raise StudyError(f"output {path} is no file; name one")
@@ -115,7 +112,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:
-        code = getattr(error, "errno", None) if isinstance(error, OSError) else None
+        code = error.errno if isinstance(error, OSError) else None
         if code in FULL or any(os.strerror(each) in str(error) for each in FULL):
             problem = f"the disk of {folder} is full; free space and run again: what is finished is kept"
         elif code in DENIED:

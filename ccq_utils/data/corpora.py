@@ -63,21 +63,16 @@ def _in_seeded_order(spec, seed):
         yield from (_title_and_rest(title, text) for title, text in hub.stream(spec, seed))
         return
     if kind == "docstrings":
-        documents = _from_docstrings(spec)
+        first = {}
+        for entry in (entry for library in spec.libraries for entry in read_library(library)):
+            if len(entry.body.split()) >= spec.min_words:
+                first.setdefault(entry.body, (entry.library, entry.summary, entry.body))
+        documents = list(first.values())
     else:
         rows = read_rows(place, "training text")
         documents = [_title_and_rest(title, text) for _, _, title, text in rows if shows(title + text)]
     for index in np.random.default_rng(seed).permutation(len(documents)):
         yield documents[index]
-
-
-def _from_docstrings(spec):
-    found = {}
-    for library in spec.libraries:
-        for entry in read_library(library):
-            if len(entry.body.split()) >= spec.min_words:
-                found.setdefault(entry.body, (library, entry.summary, entry.body))
-    return list(found.values())
 
 
 def _title_and_rest(title, text):

@@ -1,7 +1,6 @@
 """Real text that comes with the study: docstrings of well-documented libraries, each split into summary, body and *See Also*.
 
-Read from what is installed, they would differ between machines: some libraries document only what their build brings. So
-they were read once (``data/make_docstrings.py``) and lie in one file whose sha256 stands here.
+Installed libraries differ between machines, so they were read once (``data/make_docstrings.py``) into one file.
 """
 
 import hashlib

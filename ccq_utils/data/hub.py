@@ -1,7 +1,6 @@
 """What comes from the Hugging Face hub as data: retrieval sets by mteb's name, passages by streaming.
 
 Everything is pinned to a commit, taken from the hub's own cache where it is there, and no code of a repository is run.
-Whatever goes wrong is one ``StudyError`` that names the id and the way out (``reaching``).
 """
 
 from collections.abc import Iterator
@@ -15,10 +14,7 @@ SHUFFLED = 1000  # rows of a stream that are mixed at a time: they often lie in 
 
 
 def retrieval_task(name: str, tuning: bool):
-    """An mteb retrieval task with its data, the name of its test split, and that of the split to tune on or None.
-
-    With ``tuning`` the first of ``TUNING_SPLITS`` that there is is loaded as well.
-    """
+    """An mteb task with its data, the name of its test split, and that of the first of ``TUNING_SPLITS`` or None."""
     import mteb
     from datasets import get_dataset_split_names
     from mteb.abstasks.retrieval import AbsTaskRetrieval

@@ -31,15 +31,14 @@ def as_mteb(task: Task) -> AbsTaskRetrieval:
             if self.data_loaded:
                 return
             documents = [{"id": name, "text": text, "title": ""} for name, text in task.documents.items()]
-            corpus = Dataset.from_list(documents)
-            self.dataset = {"default": {split: _split(task, split, corpus) for split in splits}}
+            corpus, self.dataset = Dataset.from_list(documents), {"default": {}}
+            for split in splits:
+                queries = Dataset.from_list(
+                    [{"id": each, "text": task.queries[each]} for each in task.query_ids(split)]
+                )
+                judged = {each: dict(task.qrels[each]) for each in task.query_ids(split)}
+                data = {"corpus": corpus, "queries": queries, "relevant_docs": judged, "top_ranked": None}
+                self.dataset["default"][split] = data
             self.data_loaded = True
 
     return LocalRetrieval()
-
-
-def _split(task, split, corpus):
-    chosen = task.query_ids(split)
-    queries = Dataset.from_list([{"id": query, "text": task.queries[query]} for query in chosen])
-    judged = {query: dict(task.qrels[query]) for query in chosen}
-    return {"corpus": corpus, "queries": queries, "relevant_docs": judged, "top_ranked": None}

@@ -192,10 +192,9 @@ class Profile(Strict):
     @model_validator(mode="before")
     @classmethod
     def _names_of_models(cls, content):
-        content, found = dict(content), content.get("hub_models", {})
-        if not isinstance(found, dict):
+        if not isinstance(content.get("hub_models", {}), dict):
             return content
-        found = dict(found)
+        content, found = dict(content), dict(content.get("hub_models", {}))
         for key in ("models", "larger"):
             entries = content.get(key)
             for place, entry in enumerate(entries if isinstance(entries, list) else ()):

@@ -23,8 +23,7 @@ from ccq_utils.data.docstrings import MIN_BODY_WORDS, read_library
 from ccq_utils.data.profile import TaskSpec
 from ccq_utils.data.text_files import read_lines, read_texts, shows
 
-MAX_BODY_WORDS = 100
-"""Documents are cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens."""
+MAX_BODY_WORDS = 100  # cut here, so that every model sees the same text: MiniLM drops what is beyond 256 tokens
 MIN_SUMMARY_WORDS = 3
 HEADER = ["query-id", "corpus-id", "score"]
 NEAR_DUPLICATE = 0.8
@@ -202,9 +201,7 @@ def _sampled(spec, documents, queries, qrels, seed, notes, tuning=None, licence=
     task = Task(spec.name, documents, queries, qrels, validation, **rules, notes=notes, empty=empty)
     judged = ((query, name) for query in task.query_ids("test") for name, grade in qrels[query].items() if grade > 0)
     if not any(name in documents and not (spec.exclude_self and name == query) for query, name in judged):
-        raise StudyError(
-            f"task {spec.name!r}: no test query has a judgement above zero of a document that can be found"
-        )
+        raise StudyError(f"task {spec.name!r}: no test query is judged above zero for a document that can be found")
     return task
 
 

@@ -45,10 +45,7 @@ def read_lines(path: Path, owner: str) -> Iterator[tuple[str, str]]:
 
 
 def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, str]]:
-    """Where, id (or ""), title and text of each JSON object of a file, or of a folder's ``.jsonl`` and ``.jsonl.gz`` files.
-
-    Texts without a word are given like others, and counted in a warning at the end.
-    """
+    """Where, id (or ""), title and text of each JSON object of a file or folder; a warning counts those without a word."""
     empty = []
     for path in _files(place_of(place, owner), (".jsonl", ".jsonl.gz")):
         for where, line in read_lines(path, owner):
@@ -70,10 +67,9 @@ def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, st
 
 
 def stream_texts(place: Path | str, owner="texts", empty=False, places=None) -> Iterator[tuple[str, str]]:
-    """Ids and texts, one after the other: ``id`` or ``_id``, ``text``, and a ``title`` if there is one, put before it.
+    """Ids and texts, one after the other, a ``title`` put before its ``text``; empty ones only where ``empty`` is set.
 
-    Empty texts are left out, unless ``empty`` is set. With a dictionary ``places``, which is filled with where each id
-    stands, an id that stands twice is an error.
+    With a dictionary ``places``, which is filled with where each id stands, an id that stands twice is an error.
     """
     for where, name, title, text in read_rows(place, owner):
         if not shows(name):

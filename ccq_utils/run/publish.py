@@ -19,10 +19,8 @@ from ccq_utils.run.runner import Run, code_cells, read_notebook
 from ccq_utils.study import figures
 from ccq_utils.study.claims import load_claims
 
-LIMIT = 1_500_000
-"""Bytes that a committed notebook may have."""
-PROFILES = ("small", "default")
-"""Profiles whose tables stand side by side, in this order, where they are committed."""
+LIMIT = 1_500_000  # bytes that a committed notebook may have
+PROFILES = ("small", "default")  # their tables stand side by side, in this order, where they are committed
 STATES = ("holds", "does not hold", "partly", "undecided", "not testable here")
 MAIN = {
     "K1": "Small models joined beat a larger one",
@@ -169,9 +167,7 @@ def _check(output, place):
         raise StudyError(f"{place} wrote to stderr: {output.text.strip().splitlines()[0][:200]}")
     folders = "|".join(re.escape(folder) for folder in {str(paths.ROOT), str(Path.home()), sys.prefix} - {"/"})
     data = output.get("data", {})
-    for text in [
-        output.get("text", ""),
-        *(str(data[kind]) for kind in data if kind not in ("image/png", "image/jpeg")),
-    ]:
+    texts = (str(data[kind]) for kind in data if kind not in ("image/png", "image/jpeg"))
+    for text in (output.get("text", ""), *texts):
         if found := re.search(rf"(?<![\w.])({folders})(?![\w-])", text):
             raise StudyError(f"{place} shows a path of this machine: {text[found.start() : found.end() + 40]!r}")

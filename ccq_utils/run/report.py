@@ -24,8 +24,7 @@ def read(results: Path) -> dict:
 def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bool) -> None:
     """Write the report of a ``runner.Run`` that did not skip the notebooks ``executed``; ``about`` is its ``environment``.
 
-    A run is *cold* if its cache was empty at the start and no notebook was skipped. Times that are stated anywhere come
-    from ``cold_run``, the last such run; later runs hand it on.
+    A run is *cold* if its cache was empty and no notebook was skipped; later runs hand on the times of the last ``cold_run``.
     """
     states = {path.stem: job.state[path.stem] for path in job.notebooks if path.stem in job.state}
     notebooks = [

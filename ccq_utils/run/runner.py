@@ -34,8 +34,7 @@ from ccq_utils.common.progress import EVERY, clock, quiet_libraries
 from ccq_utils.data.profile import load_profile, profile_path
 from ccq_utils.run import report as run_report
 
-NOT_HASHED = {"run", "cli.py"}
-"""Sub-packages and modules that notebooks' results do not depend on."""
+NOT_HASHED = {"run", "cli.py"}  # sub-packages and modules that notebooks' results do not depend on
 QUIET_KERNEL = {"loggers": {name: {"level": "CRITICAL"} for name in ("tornado", "asyncio")}}
 """A kernel that is told to stop may log a traceback of its own sockets; with its errors it would stand in our lines."""
 

@@ -29,8 +29,7 @@ from ccq_utils.common.files import check_output, write_atomically
 from ccq_utils.run import report as run_report
 from ccq_utils.study import claims
 
-SCORE, LOSS, CLOSE = 0.005, 0.05, 4
-"""Tolerances of a score and, as a share, of a loss; how many times as far is still close."""
+SCORE, LOSS, CLOSE = 0.005, 0.05, 4  # tolerances of a score and, as a share, a loss; times as far that is still close
 FINDINGS = ["note", "shares", "dims", "bits", "epoch"]
 WORDS = ("OK", "close", "DIFFERENT")
 
