@@ -18,9 +18,8 @@ def cache_folder() -> Path:
 
 def folders(profile: str, output: str = "") -> tuple[Path, Path, Path]:
     """Folders of a profile's tables, figures and executed notebooks: of the checkout, or in ``output`` where it is given."""
-    folder = place_of(output, "output").resolve()
     if output:
-        return tuple(folder / kind for kind in ("results", "figures", "notebooks"))
+        return tuple(place_of(output, "output").resolve() / kind for kind in ("results", "figures", "notebooks"))
     return results_folder(profile), ROOT / "figures" / profile, BUILD / profile
 
 

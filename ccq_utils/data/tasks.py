@@ -127,8 +127,8 @@ def _docstring_task(spec, kind, seed):
 def _documented(libraries):
     """Entries with enough text, cut; entry name -> name of the entry that speaks for it; counts.
 
-    Of near-duplicates the one with the shortest public path speaks; cross-references to the others, which give neither
-    document nor query, point to it, so that no judgement calls one of two equal texts right and the other wrong.
+    Of near-duplicates the one with the shortest public path speaks; cross-references to the others point to it, so that
+    no judgement calls one of two equal texts right and the other wrong.
     """
     read = [entry for library in libraries for entry in read_library(library)]
     long = [entry for entry in read if len(entry.body.split()) >= MIN_BODY_WORDS]
@@ -142,11 +142,10 @@ def _documented(libraries):
     sizes = shingles.getnnz(axis=1)
     close = shared.data >= NEAR_DUPLICATE * (sizes[shared.row] + sizes[shared.col] - shared.data)
     graph = sparse.coo_matrix((np.ones(close.sum()), (shared.row[close], shared.col[close])), shape=shared.shape)
-    labels, names = connected_components(graph, directed=False)[1], [entry.name for entry in entries]
-    best = {}
-    for label, name in sorted(zip(labels, names, strict=True), key=lambda pair: (pair[1].count("."), pair[1])):
-        best.setdefault(label, name)
-    canonical = {name: best[label] for label, name in zip(labels, names, strict=True)}
+    label_of = dict(zip((entry.name for entry in entries), connected_components(graph, directed=False)[1], strict=True))
+    longest_first = sorted(label_of, key=lambda name: (name.count("."), name), reverse=True)
+    best = {label_of[name]: name for name in longest_first}
+    canonical = {name: best[label] for name, label in label_of.items()}
     notes = {"entries_read": len(read), "near_duplicates_dropped": len(entries) - len(best)}
     return entries, canonical, notes
 
@@ -170,8 +169,7 @@ def _mteb_task(spec, name, seed):
     splits = {split: task.dataset["default"][split] for split in (test, extra) if split}
     documents = {row["id"]: f"{row.get('title') or ''} {row['text'] or ''}".strip() for row in splits[test]["corpus"]}
     queries = {row["id"]: row["text"] for held in splits.values() for row in held["queries"]}
-    judged = splits[test]["relevant_docs"]
-    tuning = splits[extra]["relevant_docs"] if extra else {}
+    judged, tuning = splits[test]["relevant_docs"], splits[extra]["relevant_docs"] if extra else {}
     notes = {"revision": task.metadata.dataset["revision"]}
     spec = spec.model_copy(update={"exclude_self": task.ignore_identical_ids, "allow_missing": True})
     return _sampled(spec, documents, queries, judged, seed, notes, tuning, task.metadata.license or "not specified")

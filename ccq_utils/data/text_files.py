@@ -48,9 +48,7 @@ def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, st
     """Where, id (or ""), title and text of each JSON object of a file or folder; a warning counts those without a word."""
     empty = []
     for path in _files(place_of(place, owner), (".jsonl", ".jsonl.gz")):
-        for where, line in read_lines(path, owner):
-            if not line.strip():
-                continue
+        for where, line in ((where, line) for where, line in read_lines(path, owner) if line.strip()):
             try:
                 row = _Row.model_validate_json(line)
             except ValidationError as error:

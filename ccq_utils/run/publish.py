@@ -1,6 +1,6 @@
 """Puts the outputs of a finished run into the committed notebooks, and its numbers into README.md and data/CLAIMS.md.
 
-Outputs lose what tells of the machine. A text holds markers, ``<!-- NAME -->...<!-- end -->``, between which a number is put,
+A text holds markers, ``<!-- NAME -->...<!-- end -->``, between which a number is put,
 so that none is typed: ``time:03`` (a notebook), ``time:study``, ``memory``, ``claim:K2``, ``table:claims``, ``table:bytes``.
 """
 

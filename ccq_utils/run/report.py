@@ -27,17 +27,15 @@ def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bo
     A run is *cold* if its cache was empty and no notebook was skipped; later runs hand on the times of the last ``cold_run``.
     """
     states = {path.stem: job.state[path.stem] for path in job.notebooks if path.stem in job.state}
-    notebooks = [
-        {"name": name, "seconds": it.seconds, "peak_memory_mb": it.peak_memory_mb, "skipped": name not in executed}
-        for name, it in states.items()
-    ]
+    taken = {name: {"seconds": it.seconds, "peak_memory_mb": it.peak_memory_mb} for name, it in states.items()}
+    notebooks = [{"name": name, **it, "skipped": name not in executed} for name, it in taken.items()]
     report = {"profile": job.profile.name, "seed": job.profile.seed, **about}
     report["precision"] = precision_here(job.profile.precision)
     report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
     report |= {"seconds": round(seconds, 1), "notebooks": notebooks, "cold_run": read(job.results).get("cold_run")}
     if report["cold"]:
         report["cold_run"] = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
-        report["cold_run"]["notebooks"] = {name: [it.seconds, it.peak_memory_mb] for name, it in states.items()}
+        report["cold_run"]["notebooks"] = {name: list(it.values()) for name, it in taken.items()}
     report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
     with write_atomically(job.results / NAME, "w") as file:
         file.write(json.dumps(report, indent=2) + "\n")

@@ -37,13 +37,11 @@ WORDS = ("OK", "close", "DIFFERENT")
 def verify(profile: str, run: Path) -> pd.DataFrame:
     """The tables in ``run/results`` against a profile's committed ones: a row per row, with the column furthest off."""
     committed, fresh = folders = paths.results_folder(profile), run / "results"
-    names = set()
     for folder in folders:
-        if not (found := {path.name for path in folder.glob("[0-9][0-9]_*.csv")}):
+        if not any(folder.glob("[0-9][0-9]_*.csv")):
             raise StudyError(f"no tables in {paths.shown(folder)}; run `ccq run --profile {profile}` first")
-        names |= found
     parts = [edited(committed), recomputed(committed)]
-    for name in sorted(names):
+    for name in sorted({path.name for folder in folders for path in folder.glob("[0-9][0-9]_*.csv")}):
         table, there = Path(name).stem, [folder / name for folder in folders if (folder / name).is_file()]
         where = "the run" if there[0].parent == committed else "the committed tables"
         alone = pd.DataFrame([_row(table, "whole table", 2, f"missing from {where}")])
