@@ -87,8 +87,6 @@ def values() -> dict[str, str]:
         found["table:bytes"] = "\n\n".join(_per_byte(table, name) for name, table in sizes.items())
     if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
         taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
-        small = run_report.read(paths.results_folder("small")).get("notebooks", [])
-        taken["small"] = sum(each["seconds"] for each in small)
         found |= {f"time:{at}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for at, s in taken.items()}
         found["memory"] = f"{max(peak or 0 for _, peak in cold['notebooks'].values()) / 1000:.1f} GB"
     return found
