@@ -20,12 +20,13 @@ PIECE = 2**16
 
 
 class Hub:
-    """The server's state: ``revisions`` by repository, ``requests`` that came, bytes ``sent`` (in whole pieces), and
-    ``cut``: file name -> bytes after which its next download breaks off.
+    """The server's state: ``revisions`` by repository, ``requests`` that came, bytes ``sent`` (in whole pieces), and by file
+    name ``cut``, bytes after which its next download breaks off, and ``faults``, a status or another content to answer with.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.revisions, self.requests, self.cut, self.url, self.sent = folder, {}, [], {}, "", 0
+        self.faults = {}
 
     def add(self, kind: str, name: str, revision: str) -> Path:
         """A folder to put a repository's files into; ``kind`` is ``models`` or ``datasets``."""
@@ -103,8 +104,13 @@ def serving(folder: Path):
             path = hub.folder / kind / name / file
             if not path.is_file():
                 return self.missing("EntryNotFound", commit=commit)
-            content = path.read_bytes()
-            headers = {"ETag": f'"{digest(content)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            content, fault = path.read_bytes(), hub.faults.get(path.name)
+            if isinstance(fault, int):
+                return self.send(b"{}", fault)
+            name = hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else digest(content)
+            headers = {"ETag": f'"{name}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            headers |= {"X-Linked-Size": str(len(content))}
+            content = content if fault is None else fault
             wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
             if wanted is None:
                 return self.send(content, 200, headers, hub.cut.pop(path.name, None) if self.command == "GET" else None)

@@ -3,6 +3,7 @@
 Each piece runs in a process of its own, for huggingface_hub reads its settings when it is imported.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -223,6 +224,27 @@ def test_a_cache_that_an_older_huggingface_hub_filled_loads_without_a_hub(ask, t
     for settings in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         found = f"spec = HubModel(hub={E5!r})\nfolder = hub_models.snapshot(spec.hub, hub_models.pin(spec).revision)\n"
         assert ask(f"{found}hub_models.modules(folder, spec)\ntell(str(folder))", **settings) == [folder]
+
+
+@pytest.mark.slow
+def test_a_download_that_fails_is_one_line_and_leaves_a_sound_cache(ask, hub):
+    """``someone/N`` has the N-th fault: broken off, refused, too short, another content."""
+    content = os.urandom(10**5)
+    faults = [None, 404, 429, 500, content[:-100], content[:-1] + bytes([content[-1] ^ 1])]
+    for number, fault in enumerate(faults):
+        (hub.add("models", f"someone/{number}", COMMIT) / f"{number}.safetensors").write_bytes(content)
+        hub.faults[f"{number}.safetensors"] = fault
+    hub.cut["0.safetensors"] = 20_000
+    calls = [f"hub_models.snapshot('someone/{number}', {COMMIT!r})" for number in range(len(faults))]
+    found = ask(attempt(*calls))
+    assert all(text.startswith("model 'someone/") and "\n" not in text for text in found)
+    assert {"1", "4", "5"} <= {text[15] for text in found}  # huggingface_hub may try the others again by itself
+    hub.faults.clear()
+    code = f"import hashlib, os\npaths = [{', '.join(calls)}]\n"
+    code += (
+        "tell([hashlib.sha256((path / name).read_bytes()).hexdigest() for path in paths for name in os.listdir(path)])"
+    )
+    assert ask(code) == [[hashlib.sha256(content).hexdigest()] * len(faults)]
 
 
 TASKS = """

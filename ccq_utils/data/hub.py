@@ -85,6 +85,8 @@ def reaching(what: str, revision: str):
         elif caused(*unreached):
             way = f"cannot be fetched from {constants.ENDPOINT} ({in_one_line(chain[-1])}) and is not, or not wholly, in the"
             way += " cache; check the network and run again: what was fetched is kept"
+        elif isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            way = f"could not be fetched whole and kept ({in_one_line(error)}); check disk and network and run again"
         elif isinstance(error, (ValueError, FileNotFoundError)):  # a configuration, split or file that is not there
             way = f"is not as expected at revision {revision}: {in_one_line(error)}"
         else:

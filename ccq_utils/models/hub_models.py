@@ -1,10 +1,12 @@
 """Base models from the hub: what a profile leaves open, their files, their modules; no code is run, no pickle is read."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ccq_utils.common.cache import file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.hub import in_one_line, reaching
 from ccq_utils.data.profile import HubModel
@@ -39,6 +41,12 @@ def snapshot(name: str, revision: str) -> Path:
 
     def fetch(**options):
         folder = Path(snapshot_download(name, revision=revision, **FILES, **options))
+        for blob in (
+            path.resolve() for path in folder.rglob("*.safetensors")
+        ):  # named by the sha256 that the hub stated
+            if re.fullmatch("[0-9a-f]{64}", blob.name) and file_digest(blob) != blob.name:
+                blob.unlink()
+                raise StudyError(f"model {name!r}: weights came damaged and were removed from the cache; run again")
         if not any(folder.rglob("*.safetensors")):
             raise StudyError(f"model {name!r} has no safetensors weights at revision {revision}; name another")
         return folder
