@@ -83,7 +83,7 @@ def save_codes(path: Path, codes: np.ndarray, ids: list[str], marks: dict) -> No
 
 def read_codes(path: Path) -> tuple[np.ndarray, list[str], dict]:
     """Codes, ids and marks of a codes file; raises ``StudyError`` where it is missing, damaged or of another version."""
-    with reading(f"codes file {path}", "make it with: ccq encode MODEL texts.jsonl codes.safetensors"):
+    with reading(f"codes file {path}", "make it with: ccq encode MODEL texts.jsonl --out codes.safetensors"):
         with safe_open(path, framework="numpy") as file:
             held, tensors = json.loads(file.metadata()["ccq"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_made(held, f"codes file {path.name}")
