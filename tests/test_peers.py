@@ -8,7 +8,7 @@ from ccq_utils.codecs.peers import PEERS, FaissCodec, make_peer
 from ccq_utils.common.errors import StudyError
 
 DIMS = 64
-DRAWN = [name for name in PEERS if name not in ("binary", "mteb wrapper")]
+DRAWN = [name for name in PEERS if name != "binary"]
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,7 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
 def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
     """Retention of every method, and its nDCG@10 less that of ``OURS`` (``difference``), paired by query.
 
-    ``verdict`` says whether it is better or worse, after Holm's correction for all methods and tasks at the same factor,
-    fitted on the same kind of text.
+    ``verdict`` comes after Holm's correction for all methods and tasks at the same factor and fitting.
     """
     by, ours = ["factor", "fitted_on", "method"], scores["method"] == OURS
     apart = study.summarise(scores[~ours], by, scores[ours].drop(columns="method"), "difference")
@@ -119,9 +118,6 @@ def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.Da
     table = study.summarise(scores, [*by, "bytes_per_vector", "shared_bytes"], raw)
     columns = ["task", *by, *(column for column in apart if column.startswith("difference")), "verdict"]
     return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
-
-
-# ---- anyone's own retrieval set -------------------------------------------------------------------------------------
 
 
 def evaluate_task(source: str, budget: int, profile: str = "default", peers: bool = False, **options) -> dict:

@@ -38,10 +38,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
-    """Score matrix ``(queries, documents)``: inner products of ``(queries, D)`` vectors with the decoded documents.
-
-    Queries stay in float, or are coded too (``symmetric``).
-    """
+    """Scores ``(queries, documents)`` of ``(queries, D)``, in float or coded too (``symmetric``), with decoded documents."""
     if hasattr(codec, "score"):
         return codec.score(queries, codes)
     left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)

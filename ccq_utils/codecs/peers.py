@@ -1,33 +1,29 @@
 """Published compression methods beside ours, on the same vectors at the same bytes.
 
-faiss, sentence-transformers and mteb do the work. What is ours is how many dims a method gets, so that its code with all
+faiss and sentence-transformers do the work. What is ours is how many dims a method gets, so that its code with all
 per-vector constants fits the budget, and how queries are projected: each peer keeps them in float where it can.
 """
 
 import os
 import re
-import warnings
-from types import SimpleNamespace
 
 import numpy as np
 
-from ccq_utils.codecs.codec import Codec, require_distinct, unit
+from ccq_utils.codecs.codec import Codec, require_distinct
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import POWER, LshCodec
 from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
-PQ_DIMS, MOST_ITQ_BITS = 512, 1024
-"""Dims that product quantization keeps at most (a codebook's share of the training text is small as it is); bits up to
-which ITQ is run: its rotation takes minutes beyond."""
+PQ_DIMS = 512  # that product quantization keeps at most: a codebook's share of the training text is small as it is
+MOST_ITQ_BITS = 1024  # beyond which ITQ's rotation takes minutes
 ITQ_ROUNDS, OPQ_ROUNDS, OPQ_LLOYD, PQ_LLOYD = 5, 2, 4, 6
 """Rounds of training. More (20 of ITQ, 5 of OPQ, 10 of PQ) take two to four times as long and move retention of the default
 profile's tasks at 48x by .002 in the mean, less than another seed does."""
 OPQ_POINTS = 4000  # vectors that OPQ's rotation is trained on at most
-SHOWN, QUERY_BITS = 200, 8
-"""Documents that RaBitQ's search gives back per query, of which nDCG@10 needs ten; bits per dim of its query: 99.6 % of the
-same top ten as a float query, a hundred times faster."""
+SHOWN = 200  # documents that RaBitQ's search gives back per query, of which nDCG@10 needs ten
+QUERY_BITS = 8  # per dim of RaBitQ's query: 99.6 % of the same top ten as a float query, a hundred times faster
 
 
 class FaissCodec:
@@ -172,36 +168,6 @@ class BinaryCodec:
         return np.unpackbits(codes, axis=1, count=self.dims).astype(np.float32) * 2 - 1
 
 
-class WrapperCodec(BinaryCodec):
-    """mteb's ``CompressionWrapper`` with four bits after uncentred PCA; it codes queries and documents apart.
-
-    ``encode`` gives what the wrapper hands to the search, as bytes, ``(n, 4 * dims) uint8``: it does not pack.
-    """
-
-    def __init__(self, dims: int):
-        self.dims, self.bytes_per_vector = dims, packed_bytes(dims, 4)
-
-    def project(self, vectors: np.ndarray) -> np.ndarray:
-        """As the wrapper codes queries."""
-        return self.decode(self.encode(vectors))
-
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """As above."""
-        from mteb.models import CompressionWrapper, ModelMeta
-        from mteb.types import OutputDType
-
-        given = SimpleNamespace(mteb_model_meta=ModelMeta.create_empty(), encode=lambda vectors, **_: vectors)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that ranges of fewer than 10,000 vectors are unstable
-            wrapper = CompressionWrapper(given, OutputDType.INT4)
-            made = wrapper.encode(self.decoder_.transform(vectors), task_metadata=None, hf_split="", hf_subset="")
-        return np.ascontiguousarray(made, dtype=np.float32).view(np.uint8)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """The wrapper's vectors, of length one, as ``mteb.evaluate`` compares them."""
-        return unit(codes.view(np.float32))
-
-
 class Equalised:
     """A peer on the dims of equalised PCA, which cost its codes no byte; it decodes and counts its bytes itself."""
 
@@ -241,7 +207,6 @@ PEERS = {
     "TurboQuant, 1 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse1", min(dims, 8 * size), seed),
     "TurboQuant, 2 bit": lambda dims, size, seed: FaissCodec("L2norm,SQtqmse2", min(dims, 4 * size), seed),
     "binary": lambda dims, size, seed: BinaryCodec(min(dims, 8 * size)),
-    "mteb wrapper": lambda dims, size, seed: WrapperCodec(min(dims, 2 * size)),
 }
 """Name -> factory(in_dims, bytes per vector, seed)."""
 

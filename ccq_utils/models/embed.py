@@ -1,7 +1,6 @@
 """Encoding with a cache that knows single texts: each text is encoded once per model, whatever list it stands in.
 
-Missing texts are sorted by length, encoded in shards, and every shard is on disk before the next is begun, so a killed
-run resumes where it stopped. Shards are read one at a time: memory holds a shard, whatever the size of the corpus.
+Missing texts are encoded in shards by length. Each is on disk before the next is begun: a killed run resumes there.
 """
 
 import hashlib
