@@ -105,6 +105,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr("ccq_utils.data.profile.PROFILES", tmp_path / "notebooks" / "profiles")
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "build" / "default").mkdir(parents=True)
+    (tmp_path / "build" / "default" / "run_state.json").write_text("{}")
     (tmp_path / "requirements.lock").touch()
     (tmp_path / "notebooks" / "profiles" / "default.yaml").write_text(PROFILE)
     source = tmp_path / "notebooks" / "01_a.ipynb"

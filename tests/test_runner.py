@@ -275,7 +275,7 @@ def test_unknown_profile_is_one_line(study, capsys):
 
 
 def test_profile_by_path_is_handed_on_as_absolute_path(study, tmp_path, monkeypatch):
-    (tmp_path / "own.yaml").write_text(PROFILE)
+    (tmp_path / "own.yaml").write_text(PROFILE.replace("mini", "own"))
     monkeypatch.chdir(tmp_path)
     job = runner.Run("own.yaml", "here")
     assert job.parameters == {"profile": str(tmp_path / "own.yaml"), "output": str(tmp_path / "here")}
