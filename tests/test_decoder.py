@@ -195,9 +195,9 @@ def test_training_with_a_stop_larger_than_the_decoder_is_an_error(training, vali
 
 def test_training_on_too_little_text_is_an_error(training, validation):
     for few in (training[:1], training[[0] * 4]):
-        with pytest.raises(StudyError, match=f"1 of {len(few)} texts are different, this fit needs 2"):
+        with pytest.raises(StudyError, match=f"1 of {len(few)} texts are different; this fit needs at least 2"):
             train_decoder(random_decoder(), few, validation, **settings())
-        with pytest.raises(StudyError, match="this fit needs 2"):
+        with pytest.raises(StudyError, match="this fit needs at least 2"):
             fit_pca(few, 8)
 
 

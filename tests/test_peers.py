@@ -114,9 +114,9 @@ def test_what_is_kept_beside_the_codes_is_counted(fitted):
 
 
 def test_too_few_vectors_are_an_error_and_no_crash(corpus):
-    with pytest.raises(StudyError, match="100 of 100 texts are different, this fit needs 256"):
+    with pytest.raises(StudyError, match="100 of 100 texts are different; this fit needs at least 256"):
         make_peer("PQ", DIMS, 32).fit(corpus[:100])
-    with pytest.raises(StudyError, match="this fit needs 32"):
+    with pytest.raises(StudyError, match="this fit needs at least 32"):
         make_peer("PCA, SQ8", DIMS, 32).fit(corpus[:10])
 
 

@@ -427,7 +427,7 @@ def test_what_is_no_list_of_strings_is_refused_and_equal_texts_are_no_fit(made):
         with pytest.raises(StudyError, match=r"give a list of strings \(of a dict its values\)"):
             model.encode_document(texts)
     for count in (2, 4, 100):
-        with pytest.raises(StudyError, match=f"1 of {count} texts are different, this fit needs 2"):
+        with pytest.raises(StudyError, match=f"1 of {count} texts are different; this fit needs at least 2"):
             model.fit(["the same words"] * count)
 
 

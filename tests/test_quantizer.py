@@ -182,9 +182,9 @@ def test_unknown_spacing_is_an_error():
 
 @pytest.mark.parametrize(("bits", "size"), [(8, 255), (4, 15), (2, 3), (1, 1)])
 def test_fewer_vectors_than_buckets_and_equal_ones_are_an_error(random_vectors, bits, size):
-    with pytest.raises(StudyError, match=f"{size} of {size} texts are different, this fit needs {size + 1}"):
+    with pytest.raises(StudyError, match=f"{size} of {size} texts are different; this fit needs at least {size + 1}"):
         PercentileQuantizer(bits).fit(random_vectors(size, 4))
-    with pytest.raises(StudyError, match=f"1 of 300 texts are different, this fit needs {size + 1}"):
+    with pytest.raises(StudyError, match=f"1 of 300 texts are different; this fit needs at least {size + 1}"):
         PercentileQuantizer(bits).fit(random_vectors(1, 4).repeat(300, axis=0))
 
 

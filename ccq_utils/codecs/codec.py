@@ -29,7 +29,7 @@ def require_distinct(rows, needed: int) -> None:
         if len(found) > 1 and len(rows) >= needed:
             return
     known = f"{len(found)} of {len(rows)} texts are different"
-    raise StudyError(f"{known}, this fit needs {needed} that are not all the same")
+    raise StudyError(f"{known}; this fit needs at least {needed}, not all of them the same")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
