@@ -130,7 +130,7 @@ def fit(
     precision: Precision = "float32",
 ):
     """Save a profile's members and a codec, to encode and search your own texts."""
-    from ccq_utils.codecs.files import check_name
+    from ccq_utils.codecs.percentile import check_name
     from ccq_utils.data.text_files import read_texts
     from ccq_utils.deploy.pipeline import CompressedModel, check_place
 

@@ -180,7 +180,7 @@ def test_decoded_vectors_have_length_one(fitted, documents):
 
 
 def test_unknown_codec_is_an_error_that_lists_the_known():
-    with pytest.raises(StudyError, match="unknown codec 'zip'; known: equalised PCA, PCA, .*LSH"):
+    with pytest.raises(StudyError, match="codec 'zip' is unknown; choose one of: equalised PCA, PCA, .*LSH"):
         make_codec("zip", DIMS, 4)
 
 

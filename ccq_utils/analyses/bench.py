@@ -33,8 +33,7 @@ from ccq_utils.models.vectors import concat
 from ccq_utils.study.scores import OWN, FittingVectors, task_vectors
 from ccq_utils.study.study import Study
 
-FOLDER = paths.ROOT / "data" / "bench"
-"""Where the committed tables lie."""
+FOLDER = paths.ROOT / "data" / "bench"  # where the committed tables lie
 OURS = ("equalised PCA", "PCA, rotated")
 FLAT = "flat, float32"
 GROWN, FITTED = (10_000, 30_000, 100_000), (1000, 3000, 10_000)

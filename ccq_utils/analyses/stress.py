@@ -16,8 +16,7 @@ from ccq_utils.study.stats import macro
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import weights_of
 
-SCORINGS = ("symmetric", "asymmetric")
-"""Both sides coded; or only documents, and the query in float."""
+SCORINGS = ("symmetric", "asymmetric")  # both sides coded; or only documents, and the query in float
 TYPOS = {"as written": 0, "one typo": 1, "three typos": 3}
 TEXT_DAMAGE = (*TYPOS, "first half", "last half")
 

@@ -11,16 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec
+from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common.cache import digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 
-VERSION = 2
-"""Of the formats of codecs and codes; a reader refuses any other."""
+VERSION = 2  # of the formats of codecs and codes; a reader refuses any other
 KINDS = {"percentile": PercentileCodec, "LSH": LshCodec}
-PARTS = "_parts.json"
-"""Lists the parts of a folder of codes; written when all are there."""
+PARTS = "_parts.json"  # lists the parts of a folder of codes; written when all are there
 
 
 @contextmanager
@@ -138,12 +136,6 @@ def require_fit(codec) -> None:
     """Raises ``StudyError`` where a codec was made but not fitted: what is learned ends in ``_``."""
     if not any(name.endswith("_") for name in vars(codec)):
         raise StudyError("the codec is not fitted; call fit(texts) first")
-
-
-def check_name(name: str) -> None:
-    """Raises ``StudyError`` for a name of no codec."""
-    if name not in CODECS:
-        raise StudyError(f"codec {name!r} is unknown; choose one of: {', '.join(CODECS)}")
 
 
 def _kind(codec):

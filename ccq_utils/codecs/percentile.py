@@ -141,10 +141,15 @@ CODECS = {
     "LSH": lambda in_dims, budget, decoder, seed, bits: LshCodec(8 * budget, seed),
 }
 """Name -> factory(in_dims, budget in bytes, decoder, seed, bits per dim). Names are the same in every table and figure."""
-DETERMINISTIC = ("PCA",)
-"""Codecs in which nothing is drawn or trained by gradient: the same for every seed."""
+DETERMINISTIC = ("PCA",)  # codecs in which nothing is drawn or trained by gradient: the same for every seed
 GRADED = ("equalised PCA", "PCA", "PCA, rotated", "decoder", "decoder, rotated")
 """Codecs that can spend their bytes on few dims with many bits, or on many with few."""
+
+
+def check_name(name: str) -> None:
+    """Raises ``StudyError`` for a name of no codec."""
+    if name not in CODECS:
+        raise StudyError(f"codec {name!r} is unknown; choose one of: {', '.join(CODECS)}")
 
 
 def make_codec(name: str, in_dims: int, budget: int, decoder=None, seed: int = 0, bits: int | None = None) -> Codec:
@@ -153,8 +158,7 @@ def make_codec(name: str, in_dims: int, budget: int, decoder=None, seed: int = 0
     ``bits`` are per dim, of a codec in ``GRADED``, which then keeps as many dims as fit; its usual number where None: 1
     after a rotation, else 2, and more where there are fewer dims than would fill the bytes.
     """
-    if name not in CODECS:
-        raise StudyError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
+    check_name(name)
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
     return CODECS[name](in_dims, budget, decoder, seed, bits)

@@ -23,8 +23,7 @@ from ccq_utils.models import encoding
 from ccq_utils.models.embed import named, normalise
 
 MANIFEST = "pipeline.json"
-CHUNK = 4096
-"""Texts whose float vectors are held at once: 16 MB per 1,000 dims."""
+CHUNK = 4096  # texts whose float vectors are held at once: 16 MB per 1,000 dims
 
 
 class CompressedModel:

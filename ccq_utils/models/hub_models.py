@@ -41,9 +41,7 @@ def snapshot(name: str, revision: str) -> Path:
 
     def fetch(**options):
         folder = Path(snapshot_download(name, revision=revision, **FILES, **options))
-        for blob in (
-            path.resolve() for path in folder.rglob("*.safetensors")
-        ):  # named by the sha256 that the hub stated
+        for blob in map(Path.resolve, folder.rglob("*.safetensors")):  # named by the sha256 that the hub stated
             if re.fullmatch("[0-9a-f]{64}", blob.name) and file_digest(blob) != blob.name:
                 blob.unlink()
                 raise StudyError(f"model {name!r}: weights came damaged and were removed from the cache; run again")

@@ -26,8 +26,7 @@ SHARED = (
 """Models and methods by their colour of the palette, which is safe for colour-blind eyes; no figure shows two of a row."""
 COLOURS = {name: PALETTE[number] for number, names in enumerate(SHARED) for name in names}
 COLOURS |= {"concat": "#222222", "equalised PCA": "#5b2a86"}
-MARKERS = "osD^vP"
-"""Marks that tell tasks apart where points lie close."""
+MARKERS = "osD^vP"  # marks that tell tasks apart where points lie close
 
 
 def style() -> None:
