@@ -18,9 +18,8 @@ from ccq_utils.common.errors import StudyError
 
 PQ_DIMS = 512  # that product quantization keeps at most: a codebook's share of the training text is small as it is
 MOST_ITQ_BITS = 1024  # beyond which ITQ's rotation takes minutes
+# rounds of training; more take two to four times as long and move retention at 48x by .002, less than another seed does
 ITQ_ROUNDS, OPQ_ROUNDS, OPQ_LLOYD, PQ_LLOYD = 5, 2, 4, 6
-"""Rounds of training. More (20 of ITQ, 5 of OPQ, 10 of PQ) take two to four times as long and move retention of the default
-profile's tasks at 48x by .002 in the mean, less than another seed does."""
 OPQ_POINTS = 4000  # vectors that OPQ's rotation is trained on at most
 SHOWN = 200  # documents that RaBitQ's search gives back per query, of which nDCG@10 needs ten
 QUERY_BITS = 8  # per dim of RaBitQ's query: 99.6 % of the same top ten as a float query, a hundred times faster

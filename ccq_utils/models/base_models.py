@@ -8,8 +8,7 @@ import copy
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache as once
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +176,7 @@ def _trained(name, key, build, cache, source, modules=None):
 def from_hub(name: str, spec: HubModel, profile: Profile) -> BaseModel:
     """A base model from the hub, in the profile's precision; nothing is fetched before it is used."""
     pinned = hub_models.pin(spec)
-    folder = once(lambda: hub_models.snapshot(spec.hub, pinned.revision))
+    folder = cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     return BaseModel(
         name,
         digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length),

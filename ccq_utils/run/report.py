@@ -1,5 +1,6 @@
 """What a run leaves beside its tables (``run_report.json``) and prints at its end."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from ccq_utils.common.paths import shown
 from ccq_utils.common.progress import clock
 from ccq_utils.models.encoding import precision_here
 
-NAME = "run_report.json"
-CLAIMS = "07_claims.csv"
+NAME, CLAIMS = "run_report.json", "07_claims.csv"
 
 
 def read(results: Path) -> dict:
@@ -29,13 +29,15 @@ def write(job, about: dict, executed: list[str], seconds: float, empty_cache: bo
     states = {path.stem: job.state[path.stem] for path in job.notebooks if path.stem in job.state}
     taken = {name: {"seconds": it.seconds, "peak_memory_mb": it.peak_memory_mb} for name, it in states.items()}
     notebooks = [{"name": name, **it, "skipped": name not in executed} for name, it in taken.items()]
-    report = {"profile": job.profile.name, "seed": job.profile.seed, **about}
-    report["precision"] = precision_here(job.profile.precision)
+    of = job.profile
+    report = {"profile": of.name, "seed": of.seed, **about, "precision": precision_here(of.precision)}
     report["cold"] = empty_cache and executed == [path.stem for path in job.notebooks]
     report |= {"seconds": round(seconds, 1), "notebooks": notebooks, "cold_run": read(job.results).get("cold_run")}
     if report["cold"]:
         report["cold_run"] = {key: report[key] for key in ("seconds", "cpu_count", "processor", "git_commit")}
         report["cold_run"]["notebooks"] = {name: list(it.values()) for name, it in taken.items()}
+    if (cards := job.results / "01_candidates.csv").is_file():  # hub ids, revisions, sha256, prompts, tokens
+        report["models"] = list(csv.DictReader(cards.open(encoding="utf-8")))
     report["tables"] = {name: digest for path in job.notebooks for name, digest in job.tables(path).items()}
     with write_atomically(job.results / NAME, "w") as file:
         file.write(json.dumps(report, indent=2) + "\n")
