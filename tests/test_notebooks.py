@@ -28,6 +28,8 @@ NAMES = [
 FOLDERS = r"/(home|root|Users|tmp|work|opt|usr|var|private)/[\w.]"
 MACHINE_PATHS = re.compile(rf"(?<![\w./:])({FOLDERS}|[A-Z]:\\[\w.])|site-packages")
 
+TAUGHT = [path for path in NOTEBOOKS if "**You will learn**" in path.read_text(encoding="utf-8")]
+
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -113,8 +115,29 @@ def test_a_sentence_follows_every_figure(path):
 def test_no_time_is_typed(path):
     first = nbformat.read(path, as_version=4).cells[0].source
     assert not re.search(
-        r"\b(\d+|a|an|one|two) ?(s|seconds?|minutes?|hours?)\b", re.sub("-->[^<]*<!-- end", "", first)
+        r"\b(\d+ ?|(a|an|one|two) )(s|seconds?|minutes?|hours?)\b", re.sub("-->[^<]*<!-- end", "", first)
     ), first
+
+
+@pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.stem)
+def test_notebook_teaches(path):
+    """Goals, what a reader needs, a prediction, an example by hand, a value to change and a folded quiz of three."""
+    found = nbformat.read(path, as_version=4).cells
+    goals, needed = found[0].source.split("**You will learn**")[1].split("**You need**")
+    assert len(re.findall(r"^- ", goals, re.M)) == 3 and needed.strip(" :")
+    text = "\n".join(cell.source for cell in found if cell.cell_type == "markdown")
+    assert all(re.search(rf"^(#+ |\*\*){words}", text, re.M) for words in ("Predict before you run", "By hand"))
+    (change,) = (
+        cell.source
+        for above, cell in zip(found, found[1:], strict=False)
+        if cell.cell_type == "code"
+        and "change this and watch" in (cell.source + above.source * (above.cell_type == "markdown")).lower()
+    )
+    assert re.match(r"\w+ = [^=]+  # .*\n", change) and "Markdown(" in change, change
+    ast.literal_eval(ast.parse(change).body[0].value)
+    (quiz,) = (cell.source.split("## Quiz\n")[1] for cell in found if "## Quiz\n" in cell.source)
+    answer = r"^\*\*(\d)\. [^\n]+\*\*\n\n<details><summary>answer</summary>\n\n[^<]+\n\n</details>$"
+    assert re.findall(answer, quiz.split("\n## ")[0], re.M) == ["1", "2", "3"]
 
 
 @every
