@@ -140,7 +140,7 @@ def test_a_large_notebook_is_refused_and_nothing_written(finished):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Folders of two profiles with a few claims each, sizes and a cold run."""
+    """Folders of two profiles with a few claims each and a cold run."""
     monkeypatch.setattr(paths, "results_folder", lambda profile, output="": tmp_path / profile)
     found = {"default": {"K1": ("does not hold", ""), "R1": ("holds", ""), "R2": ("partly", "holds on a")}}
     found["small"] = found["default"] | {"K1": ("holds", "")}
@@ -149,9 +149,6 @@ def results(tmp_path, monkeypatch):
         rows = [(claim, 0.1, 0.05, 0.2, *verdict) for claim, verdict in claims.items()]
         table = pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict", "note"])
         table.to_csv(tmp_path / name / run_report.CLAIMS, index=False)
-    rows = [(48, "own", "equalised PCA", "equalised PCA", 0.95), (48, "own", "best rival", "PQ", 0.9)]
-    sizes = pd.DataFrame(rows, columns=["factor", "fitted_on", "who", "method", "estimate"]).assign(low=0.8, high=0.96)
-    sizes.to_csv(tmp_path / "default" / "07_more_per_byte.csv", index=False)
     cold = {"seconds": 610.0, "notebooks": {"01_a": [520.0, 2140.0], "02_b": [80.0, None]}}
     (tmp_path / "default" / run_report.NAME).write_text(json.dumps({"cold_run": cold}))
     return tmp_path
@@ -167,7 +164,6 @@ def test_markers_name_claims_of_all_profiles_and_the_times_of_the_cold_run(resul
         "| Small models joined beat a larger one (K1) "
     )
     assert lines[-1].endswith("(R) | holds in 1, partly in 1 | holds in 1, partly in 1 |")
-    assert "| 48x, own | 0.950 [0.800, 0.960] | 0.900 [0.800, 0.960], PQ |" in found["table:bytes"]
     text = (
         "Takes <!-- time:study -->?<!-- end -->, <!-- time:02 --><!-- end --> in 02, at <!-- memory -->?<!-- end -->."
     )

@@ -1,7 +1,7 @@
 """Puts the outputs of a finished run into the committed notebooks, and its numbers into README.md and data/CLAIMS.md.
 
 A text holds markers, ``<!-- NAME -->...<!-- end -->``, between which a number is put,
-so that none is typed: ``time:03`` (a notebook), ``time:study``, ``memory``, ``claim:K2``, ``table:claims``, ``table:bytes``.
+so that none is typed: ``time:03`` (a notebook), ``time:study``, ``memory``, ``claim:K2`` and ``table:claims``.
 """
 
 import re
@@ -76,15 +76,13 @@ def filled(text: str, values: dict[str, str]) -> str:
 
 def values() -> dict[str, str]:
     """What the markers of a text may name: a text for each; times are of the last cold run of the default profile."""
-    claims, sizes = tables(run_report.CLAIMS, "claim"), tables("07_more_per_byte.csv")
+    claims = tables(run_report.CLAIMS, "claim")
     rows = [[f"{words} ({name})", *(_cell(table, name) for table in claims.values())] for name, words in MAIN.items()]
     main = figures.markdown(pd.DataFrame(rows, columns=["claim", *claims]))
     found = {"table:claims": f"\n{main}\n"} if claims else {}
     for name in dict.fromkeys(claim for table in claims.values() for claim in table.index):
         cells = [f"`{of}` {_cell(table, name)}" for of, table in claims.items() if name in table.index]
         found[f"claim:{name}"] = "; ".join(cells)
-    if sizes:
-        found["table:bytes"] = "\n".join(_per_byte(table, name) for name, table in sizes.items())
     if cold := run_report.read(paths.results_folder("default")).get("cold_run"):
         taken = {"study": cold["seconds"], **{name[:2]: seconds for name, (seconds, _) in cold["notebooks"].items()}}
         found |= {f"time:{at}": f"{s / 60:.0f} minutes" if s >= 90 else f"{s:.0f} seconds" for at, s in taken.items()}
@@ -114,14 +112,6 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
         table = pd.DataFrame(rows, columns=["claim", "setting (it holds where)", *claims])
         parts.append(f"## {notebook}\n\n{figures.markdown(table)}")
     return "\n\n".join(parts) + "\n"
-
-
-def _per_byte(table, profile):
-    by = ["factor", "fitted_on"]
-    cells = figures.cells(table[table["factor"].isin([48, 192])], by, "who")
-    cells["best rival"] += ", " + table[table["who"] == "best rival"].set_index(by)["method"]
-    cells.insert(0, f"`{profile}`, fitted on", [f"{factor}x, {text}" for factor, text in cells.index])
-    return f"\n{figures.markdown(cells)}\n"
 
 
 def _counts(verdicts):
