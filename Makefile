@@ -82,5 +82,10 @@ lock:  ## resolve pyproject.toml anew and pin the result in requirements.lock
 	@mv build/lock/pinned requirements.lock && rm -rf build/lock
 
 clean:  ## remove build/ and data/cache; committed results stay
-	@for lock in build/.*.lock; do [ ! -f "$$lock" ] || $(VENV)/bin/python -c 'import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(timeout=0)' "$$lock" 2> /dev/null || { echo "make: $$(cat "$$lock") is writing to build/; wait for it" >&2; exit 1; }; done
+	@find build -name '.*.lock' -type f 2> /dev/null | while read -r lock; do \
+	  $(VENV)/bin/python -c 'import filelock, sys; filelock.FileLock(sys.argv[1]).acquire(timeout=0)' "$$lock" 2> /dev/null \
+	    || { echo "make: $$(cat "$$lock") is writing to build/; wait for it" >&2; exit 1; }; done
+	@for use in data/cache/.run.*.partial; do process=$${use%.*.partial}; process=$${process##*.}; \
+	  [ ! -d "$$use" ] || ! kill -0 "$$process" 2> /dev/null \
+	    || { echo "make: process $$process runs notebooks with data/cache; wait for it" >&2; exit 1; }; done
 	@rm -rf build data/cache

@@ -32,6 +32,25 @@ def test_search_has_a_row_per_method_and_number_of_queries_at_equal_bytes(random
         bench.search(random_vectors(200, 64), 3)
 
 
+def test_a_foreign_table_is_refused_before_the_work_and_rows_of_other_profiles_stay(tmp_path, monkeypatch):
+    def measured(study, *_):
+        return pd.DataFrame({"seconds": [float(len(worked))]})
+
+    worked = []
+    monkeypatch.setattr(bench, "encoding", lambda *given: worked.append(1) or measured(*given))
+    monkeypatch.setattr(bench, "search", lambda *_, **__: measured(None))
+    monkeypatch.setattr(bench.Study, "concat", lambda *_: None)
+    for content, words in (("my,notes\n1,2\n", "none of ours"), ('a,profile,processor,load\n"1\n', "cannot be read")):
+        (tmp_path / "search.csv").write_text(content)
+        with pytest.raises(StudyError, match=f"search.csv .*{words}"):
+            bench.run("tiny", output=str(tmp_path))
+        assert not worked and (tmp_path / "search.csv").read_text() == content
+    (tmp_path / "search.csv").write_text("seconds,profile,processor,load\n9,default,x,1\n8,tiny,x,1\n")
+    for count in (1, 2):
+        bench.run("tiny", output=str(tmp_path))
+        assert pd.read_csv(tmp_path / "search.csv")["seconds"].tolist() == [9, count]
+
+
 def test_a_corpus_grows_and_its_judged_documents_are_never_fitted_on(
     judged_vectors, random_vectors, monkeypatch, cache
 ):

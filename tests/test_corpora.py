@@ -1,10 +1,12 @@
 """Text without judgements: disjoint parts, pairs for trained members, and what is said about bad files."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from ccq_utils.common.errors import StudyError
+from ccq_utils.data import hub
 from ccq_utils.data.corpora import load_corpora
 from ccq_utils.data.profile import TextSpec
 
@@ -79,6 +81,21 @@ def test_bad_file_is_one_line_that_names_the_place(corpora, content, named):
     with pytest.raises(StudyError, match=named) as caught:
         corpora(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", [{"text": None}, {"text": 5}, {"text": "a", "title": 0}, {"text": "a", "title": ["b"]}])
+def test_a_data_set_s_text_is_never_made_from_something_else(monkeypatch, row):
+    class Builder:
+        config = None
+
+        def as_streaming_dataset(self, **_):
+            return SimpleNamespace(shuffle=lambda **_: [{"title": None, "text": ""}, row])
+
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: Builder())
+    rows = hub.stream(TextSpec(source="hub:a/b", revision="c" * 40), 0)
+    assert next(rows) == ("", "")
+    with pytest.raises(StudyError, match="data set 'a/b': title .* or text .* of a row is no string"):
+        next(rows)
 
 
 def test_missing_file_is_an_error():

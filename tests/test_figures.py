@@ -1,9 +1,12 @@
 """Figures adapt to how many panels there are, and to how long a title is."""
 
+import errno
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from ccq_utils.common.errors import StudyError
 from ccq_utils.study import figures
 
 
@@ -43,6 +46,27 @@ def test_long_titles_are_wrapped_into_their_figure_and_panel():
     assert "\n" in text.get_text() and text.get_text().replace("\n", " ") == title
     assert text.get_window_extent().width <= figure.bbox.width
     assert "\n" in axes[0].get_title("left") and axes[1].get_title("left") == "short"
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure, (axis,) = figures.panels(["a"])
+    axis.plot([1, 2])
+    figures.save_figure(figure, tmp_path / "new", "a")
+    figure.savefig(tmp_path / "a.png")
+    figure.savefig(tmp_path / "a.svg", metadata={"Date": None})
+    for kind in ("png", "svg"):
+        assert (tmp_path / "new" / f"a.{kind}").read_bytes() == (tmp_path / f"a.{kind}").read_bytes()
+
+    def full(target, **_):
+        with open(getattr(target, "name", target), "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(StudyError, match="the disk of .*new is full"):
+        figures.save_figure(figure, tmp_path / "new", "a")
+    assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.png", "a.svg"]
 
 
 def test_every_task_has_a_colour():

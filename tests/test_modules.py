@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from ccq_utils.codecs import decoder
 from ccq_utils.common.errors import StudyError
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, load_model
+from ccq_utils.deploy.pipeline import CompressedModel
 from ccq_utils.models.vectors import concat
 
 TEXTS = ["Rain on the plain.", "snow", "Wind, weather and 2024!", "the shortest path in a graph of many nodes"]
@@ -254,6 +257,27 @@ def test_a_model_of_a_stranger_is_refused_and_nothing_is_run(saved, change, mess
     with pytest.raises(StudyError, match=message):
         load_model(saved)
     assert not (tmp_path / "run").exists()
+
+
+def test_links_stay_within_a_model_s_folder_and_the_hub_s_cache(saved, model, tmp_path):
+    weights = saved / "1_DecoderModule" / "model.safetensors"
+    held = tmp_path / "models--one--concat"
+    shutil.copytree(saved, held / "snapshots" / "c0ffee")
+    (held / "blobs").mkdir()
+    weights.rename(held / "blobs" / "sum")
+    for folder, of in ((saved, saved / "copy"), (held / "snapshots" / "c0ffee", held / "blobs" / "sum")):
+        place = folder / "1_DecoderModule" / "model.safetensors"
+        place.unlink(missing_ok=True)
+        if not of.exists():
+            shutil.copy(held / "blobs" / "sum", of)
+        place.symlink_to(of)
+        assert np.abs(load_model(folder).encode(TEXTS) - model.encode(TEXTS)).max() < 1e-6
+    for outside in (tmp_path / "secret", Path("/dev/zero"), held / "blobs" / "sum", tmp_path):
+        weights.unlink()
+        weights.symlink_to(outside)
+        for load in (load_model, CompressedModel.load):
+            with pytest.raises(StudyError, match="model.safetensors is a link out of its folder; do not load it"):
+                load(saved)
 
 
 def edit(path, **changes):

@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from ccq_utils.common.files import only_one, scratch_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -79,6 +83,23 @@ def test_conda_make_and_ci_use_the_lock():
 def test_no_registry_is_named(name):
     text = (ROOT / name).read_text()
     assert not re.search(r"https?://|file://|index-url|find-links|trusted-host|--hash", text)
+
+
+def test_clean_waits_for_a_run_wherever_it_writes(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "build" / "my ci").mkdir(parents=True)
+    clean = ["make", "clean", f"VENV={Path(sys.executable).parents[1]}"]
+    with only_one(tmp_path / "build" / "my ci" / "notebooks"):
+        done = subprocess.run(clean, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode and f"make: process {os.getpid()} of " in done.stderr
+    with scratch_folder(tmp_path / "data" / "cache" / "run"):
+        done = subprocess.run(clean, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode and f"make: process {os.getpid()} runs notebooks with data/cache" in done.stderr
+    assert (tmp_path / "build").exists() and (tmp_path / "data" / "cache").exists()
+    dead = tmp_path / "data" / "cache" / ".run.host.4194999.c0ffee.partial"
+    dead.mkdir()
+    assert subprocess.run(clean, cwd=tmp_path).returncode == 0
+    assert not (tmp_path / "build").exists() and not (tmp_path / "data" / "cache").exists()
 
 
 def test_make_alone_lists_the_targets():

@@ -429,6 +429,8 @@ def test_what_is_no_list_of_strings_is_refused_and_equal_texts_are_no_fit(made):
     for count in (2, 4, 100):
         with pytest.raises(StudyError, match=f"1 of {count} texts are different; this fit needs at least 2"):
             model.fit(["the same words"] * count)
+    with pytest.raises(StudyError, match="2 of 10000 texts are different; this fit needs at least 2, most of them"):
+        model.fit(["the same words"] * 9999 + ["another"])
 
 
 def test_a_vector_of_zeros_is_refused_by_number_and_id(made, monkeypatch):

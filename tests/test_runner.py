@@ -194,7 +194,19 @@ def test_study_errors_of_a_cell_show_only_their_message(study, executed, capsys)
     failing = "class StudyError(Exception): ...\nraise StudyError('no table; run 01_first before')"
     write_notebook(study / "notebooks", "01_first", failing)
     assert ccq() == 1
-    assert "\n  no table; run 01_first before\n" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "ccq: 01_first: cell [2]: no table; run 01_first before; so far: " in error and error.count("ccq: ") == 1
+    assert error.endswith("01_first.ipynb; earlier notebooks are kept\n") and error.count("\n") == 2
+
+
+def test_a_full_disk_in_a_cell_is_named_by_the_cell(study, executed, capsys, tmp_path):
+    full = "import errno\nfrom ccq_utils.common.files import write_atomically\n"
+    full += f"with write_atomically({str(tmp_path / 'cache' / 'a')!r}): raise OSError(errno.ENOSPC, 'No space left')"
+    write_notebook(study / "notebooks", "01_first", full)
+    assert ccq() == 1
+    error = capsys.readouterr().err
+    assert f"01_first: cell [2]: the disk of {tmp_path / 'cache'} is full; free space" in error
+    assert error.splitlines()[-1].startswith("ccq: ") and not list((study / "cache").iterdir())
 
 
 def test_a_changed_cell_reruns_its_notebook_and_those_that_read_other_tables_then(study, executed):

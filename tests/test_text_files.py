@@ -28,7 +28,8 @@ broken = [
     *(b'{"id": %s, "text": "x"}' % value for value in (b"null", b"[1]", b"{}", b"true", b"1.0", b"NaN", b'""', b'" "')),
     *(b'{"id": "z", "text": %s}' % value for value in (b"null", b"[1]", b"{}", b"true", b"1.0", b"NaN", b"5")),
     b'{"id": "z", "text": "x", "title": 0}', b'{"id": "z", "text": "x", "n": ' + b"[" * 5000 + b"]" * 5000 + b"}",
-    b'{"text": "no id"}', b'{"id": ' + b"9" * 5000 + b', "text": "x"}',
+    b'{"text": "no id"}', b'{"id": "z", "text": "x", "text": "y"}',
+    b'{"id": "z", "text": "x", "n": [{"a": 1, "a": 1}]}', b'{"id": ' + b"9" * 5000 + b', "text": "x"}',
 ]  # fmt: skip
 
 
@@ -76,6 +77,12 @@ def test_ids_that_collide_are_refused_with_both_lines(first, second):
     content = "\n".join([f'{{"id": {name}, "text": "a b"}}' for name in (first, '"c"', second)])
     with pytest.raises(StudyError, match="line 3: the id .* stands twice, first in .*x.jsonl line 1"):
         read_texts(written(content.encode()))
+
+
+def test_a_key_that_stands_twice_is_named_at_any_depth():
+    for twice in ('"text": "a", "text": "b"', '"text": "a", "text": "a"', '"text": "a", "m": [{"text": 1, "text": 2}]'):
+        with pytest.raises(StudyError, match="x.jsonl line 2: key 'text' stands twice in one object"):
+            read_texts(written(f'{OK}\n{{"id": "b", {twice}}}'.encode()))
 
 
 def test_empty_texts_are_counted_and_title_or_text_may_be_missing():

@@ -20,11 +20,12 @@ from ccq_utils.analyses.comparison import methods, score_methods
 from ccq_utils.analyses.stress import grown
 from ccq_utils.codecs import faiss_index
 from ccq_utils.codecs.faiss_index import load_faiss
+from ccq_utils.codecs.files import reading
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common import paths
 from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import write_atomically
+from ccq_utils.common.files import check_output, write_atomically
 from ccq_utils.common.progress import progress
 from ccq_utils.data.text_files import read_texts
 from ccq_utils.models.embed import embed, normalise
@@ -45,27 +46,30 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 def run(profile="default", documents=100_000, texts=128, output="", rounds=5, distractors="", members=()) -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
-    Rows of other profiles in these files stay. So many ``texts`` are encoded, and so many ``documents`` searched: a million
-    takes 6 GB of memory. With ``distractors``, a file of JSON lines with ``id`` and ``text``, ``bench_growth.csv`` is written
-    instead, of the concat of ``members``, or of those that notebook 01 chose.
+    Rows of other profiles stay. So many ``texts`` are encoded, so many ``documents`` searched: a million takes 6 GB. With
+    ``distractors``, JSON lines, it is ``bench_growth.csv`` of the concat of ``members``, or of those that notebook 01 chose.
     """
     study, folder = Study(profile), Path(output or FOLDER)
-    parts = {
-        "encoding": lambda: encoding(study, texts, rounds),
-        "search": lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds),
-    }
+    parts = {"encoding": lambda: encoding(study, texts, rounds)}
+    parts["search"] = lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds)
     if distractors:
         texts = list(read_texts(Path(distractors)).values())
         parts = {"bench_growth": lambda: growth(study, texts, list(members) or study.members)}
+    before = {name: _held(folder / f"{name}.csv") for name in parts}
     for name, part in parts.items():
         load = os.getloadavg()[0]
         table = part().assign(profile=study.profile.name, processor=processor(), load=load)
-        if (folder / f"{name}.csv").is_file():
-            before = pd.read_csv(folder / f"{name}.csv")
-            table = pd.concat([before[before["profile"] != study.profile.name], table], ignore_index=True)
+        table = pd.concat([*(held[held["profile"] != table["profile"][0]] for held in before[name]), table])
         with write_atomically(folder / f"{name}.csv") as file:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
     return [folder / f"{name}.csv" for name in parts]
+
+
+def _held(path):
+    """The table that is there already, if any; before the long work, a ``StudyError`` for what is none of ours."""
+    check_output(path, ",profile,processor,load\n", None)
+    with reading(f"table {path}", "move it away"):
+        return [pd.read_csv(path)] if path.is_file() else []
 
 
 def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = "rounds") -> pd.DataFrame:
@@ -129,12 +133,9 @@ def encoding(study: Study, count: int = 128, rounds: int = 5) -> pd.DataFrame:
 def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), seed: int = 0, rounds: int = 5):
     """Exhaustive search for the best ten: our indexes, float vectors, and faiss's own codecs at equal bytes.
 
-    There are no million real documents here, so each vector is the sum of two real ones, of length one. How long a search
-    takes does not depend on which vectors they are. How much it finds does, and is measured on real text in the notebooks.
-
-    ``like`` are the real vectors, ``(n, dims)``; ``budget`` is bytes per vector, a 48th of the float vector's where 0.
-    Returns a row per method and number of ``queries`` asked at once; ``recall`` is the share of the float search's first ten
-    that is found.
+    There are no million real documents here, so each vector is the sum of two real ones of ``like``, ``(n, dims)``, of length
+    one: that decides how much a search finds, not how long it takes. ``budget`` is bytes per vector, a 48th of the float's
+    where 0. Gives a row per method and number of ``queries`` at once; ``recall`` is the share of the float's first ten found.
     """
     if documents < RESULTS:
         raise StudyError(f"search is timed on at least {RESULTS} documents, got {documents}")

@@ -31,6 +31,14 @@ def reading(owner: str, remedy: str) -> Iterator[None]:
         raise StudyError(f"{owner} cannot be read ({type(error).__name__}: {problem}); {remedy}") from error
 
 
+def check_links(folder: Path) -> None:
+    """Raises ``StudyError`` for a link that leads out of a model's folder, in the hub's cache out of its repository."""
+    home = next((place for place in folder.resolve().parents if place.name.startswith("models--")), folder.resolve())
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise StudyError(f"model {folder}: {path.name} is a link out of its folder; do not load it")
+
+
 def fingerprint(codec) -> str:
     """sha256 of all that decoding and projecting depend on: settings, decoder and arrays."""
     settings, arrays = codec.state()
@@ -139,7 +147,6 @@ def require_fit(codec) -> None:
 
 
 def _kind(codec):
-    for name, kind in KINDS.items():
-        if type(codec) is kind:
-            return name
+    if found := [name for name, kind in KINDS.items() if type(codec) is kind]:
+        return found[0]
     raise StudyError(f"codec {type(codec).__name__} cannot be saved; choose one of: {', '.join(KINDS)}")

@@ -16,16 +16,11 @@ def environment() -> dict:
     commit, sources = _git("rev-parse", "HEAD"), ("ccq_utils", "notebooks", "pyproject.toml", "requirements.lock")
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = sorted(re.match(r"[\w.-]+", line).group() for line in project["dependencies"])
-    return {
-        "git_commit": commit,
-        "git_dirty": commit and bool(_git("status", "--porcelain", "--", *sources)),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "processor": processor(),
-        "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
-        "packages": {name: importlib.metadata.version(name).partition("+")[0] for name in names},
-    }
+    dirty = commit and bool(_git("status", "--porcelain", "--", *sources))
+    found = {"git_commit": commit, "git_dirty": dirty, "python": platform.python_version()}
+    found |= {"platform": platform.platform(), "cpu_count": os.cpu_count(), "processor": processor()}
+    found["threads"] = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+    return found | {"packages": {name: importlib.metadata.version(name).partition("+")[0] for name in names}}
 
 
 def processor() -> str:

@@ -86,13 +86,14 @@ def only_one(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_output(path: Path | str, begins: str, force: bool = False) -> None:
+def check_output(path: Path | str, begins: str, force: bool | None = False) -> None:
     """Raise ``StudyError``, before the work, for an output that cannot be written, or, without ``force``, is none of ours."""
     path = Path(path).absolute()
     if path.exists() and not path.is_file():
         raise StudyError(f"output {path} is no file; name one")
     if path.exists() and not force and not is_ours(path, begins):
-        raise StudyError(f"{path} is there and is none of ours; choose another name, or --force to replace it")
+        way = "" if force is None else ", or --force to replace it"  # None: the command has no such option
+        raise StudyError(f"{path} is there and is none of ours; choose another name{way}")
     with writing_to(path.parent):
         tempfile.TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())).close()
 

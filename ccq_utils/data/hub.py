@@ -50,7 +50,10 @@ def stream(spec: TextSpec, seed: int) -> Iterator[tuple[str, str]]:
         for row in builder.as_streaming_dataset(split=spec.split).shuffle(seed=seed, buffer_size=SHUFFLED):
             if (field := spec.text_field) not in row:
                 raise StudyError(f"data set {name!r} has no column {field!r}; text_field may be: {', '.join(row)}")
-            yield str(row.get(spec.title_field) or ""), str(row[spec.text_field] or "")
+            title, text = row.get(spec.title_field), row[field]
+            if not isinstance(text, str) or not isinstance(title, str | None):
+                raise StudyError(f"data set {name!r}: title {title!r:.30} or text {text!r:.30} of a row is no string")
+            yield title or "", text
 
 
 @contextmanager

@@ -70,15 +70,10 @@ class Task:
         judged = sorted((query, sorted(grades.items())) for query, grades in self.qrels.items())
         documents = self.documents | dict.fromkeys(self.empty, "")
         content = [sorted(documents.items()), sorted(self.queries.items()), judged, sorted(self.validation)]
-        return {
-            "task": self.name,
-            "documents": len(documents),
-            "test_queries": len(self.query_ids("test")),
-            "validation_queries": len(self.query_ids("validation")),
-            "judgements": sum(len(grades) for grades in self.qrels.values()),
-            **self.notes,
-            "sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-        }
+        counts = {f"{split}_queries": len(self.query_ids(split)) for split in ("test", "validation")}
+        counts["judgements"] = sum(len(grades) for grades in self.qrels.values())
+        counts = {"task": self.name, "documents": len(documents)} | counts | self.notes
+        return counts | {"sha256": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
 
 
 def _problems(task):
@@ -127,8 +122,8 @@ def _docstring_task(spec, kind, seed):
 def _documented(libraries):
     """Entries with enough text, cut; entry name -> name of the entry that speaks for it; counts.
 
-    Of near-duplicates the one with the shortest public path speaks; cross-references to the others point to it, so that
-    no judgement calls one of two equal texts right and the other wrong.
+    Of near-duplicates the one with the shortest path speaks; cross-references to the others point to it, so that no
+    judgement calls one of two equal texts right and the other wrong.
     """
     read = [entry for library in libraries for entry in read_library(library)]
     long = [entry for entry in read if len(entry.body.split()) >= MIN_BODY_WORDS]
@@ -157,9 +152,10 @@ def _beir_task(spec, place, seed):
         return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), folder / name)
 
     documents, queries = (read_texts(held(f"{name}.jsonl"), owner, empty=True) for name in ("corpus", "queries"))
-    test = _read_qrels(held("qrels/test.tsv"), owner)
+    known = queries, None if spec.allow_missing else documents
+    test = _read_qrels(held("qrels/test.tsv"), owner, *known)
     found = [path for name in ("dev", "train") if (path := held(f"qrels/{name}.tsv")).is_file()]
-    tuning = _read_qrels(found[0], owner) if found and spec.validation_queries else {}
+    tuning = _read_qrels(found[0], owner, *known) if found and spec.validation_queries else {}
     return _sampled(spec, documents, queries, test, seed, {}, tuning)
 
 
@@ -208,7 +204,8 @@ def _sample(items, count, seed):
     return [items[index] for index in sorted(order)]
 
 
-def _read_qrels(path, owner):
+def _read_qrels(path, owner, queries, documents):
+    """Grades by query and document, without queries that have none above zero; ``documents`` is None where some may lack."""
     qrels, places, again, number = defaultdict(dict), {}, 0, -1
     lines = ((where, line.split("\t")) for where, line in read_lines(path, owner) if line.strip())
     for number, (where, row) in enumerate(lines):
@@ -222,9 +219,16 @@ def _read_qrels(path, owner):
             if qrels[query].setdefault(document, grade) != grade:
                 given = f"grade {grade} for query {query!r} and document {document!r}"
                 raise StudyError(f"{where}: {given}, but {qrels[query][document]} in {before}; remove one of them")
-    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+    qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    for (query, name), where in places.items():
+        if query in qrels and not queries.get(query):
+            problem = "has no text" if query in queries else "does not exist"
+            raise StudyError(f"{where}: query {query!r:.60} {problem}; mend it, or remove its judgements")
+        if query in qrels and documents is not None and name not in documents:
+            raise StudyError(f"{where}: document {name!r:.60} does not exist; mend it or set allow_missing: true")
+    if not qrels:
         problem = f"all {len(places)} are zero or negative" if places else "header only" if number == 0 else "empty"
         raise StudyError(f"{owner}: {path} holds no judgement above zero ({problem}); nothing can be measured")
     if again:
         warnings.warn(f"{owner}: {path} holds {again} judgements a second time; each counts once", stacklevel=4)
-    return dict(qrels)
+    return qrels

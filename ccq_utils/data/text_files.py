@@ -5,9 +5,12 @@ A byte order mark, CRLF and blank lines are read through, hidden files and folde
 """
 
 import gzip
+import json
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -51,6 +54,7 @@ def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, st
         for where, line in ((where, line) for where, line in read_lines(path, owner) if line.strip()):
             try:
                 row = _Row.model_validate_json(line)
+                json.loads(line, object_pairs_hook=partial(_keys_once, where))
             except ValidationError as error:
                 raise StudyError(f"{where}, {explained(error, 'no JSON object')}") from error
             parts = str(row.id), row.title or "", row.text
@@ -62,6 +66,12 @@ def read_rows(place: Path | str, owner: str) -> Iterator[tuple[str, str, str, st
             empty += [] if shows(parts[1] + parts[2]) else [where]
     if empty:
         warnings.warn(f"{len(empty)} empty texts, which are never found; the first is {empty[0]}", stacklevel=2)
+
+
+def _keys_once(where, pairs):
+    if len(dict(pairs)) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise StudyError(f"{where}: key {key!r:.60} stands twice in one object; remove one of them")
 
 
 def stream_texts(place: Path | str, owner="texts", empty=False, places=None) -> Iterator[tuple[str, str]]:

@@ -62,21 +62,15 @@ def mteb_model(pipeline: CompressedModel, name: str, coded: bool = True, **about
     model = coded_model(pipeline) if coded else pipeline.decoded()
     tables = [part for part in model.modules() if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)]
     members, weights = getattr(model[0], "members", [model]), list(model.parameters())
-    fields = ModelMeta.create_empty().model_dump() | {
-        "name": name,
-        "languages": ["eng-Latn"],
-        "framework": ["Sentence Transformers", "PyTorch"],
-        "open_weights": True,
-        "revision": pipeline.marks["codec"] if coded else model_fingerprint(model),
-        "n_parameters": sum(part.numel() for part in weights),
-        "n_embedding_parameters": sum(table.weight.numel() for table in tables),
-        "memory_usage_mb": sum(part.nbytes for part in weights) / 2**20,
-        "max_tokens": model.max_seq_length,
-        "embed_dim": model.get_embedding_dimension(),
-        "similarity_fn_name": model.similarity_fn_name,
-        "use_instructions": any(text for member in members for text in member.prompts.values()),
-        "experiment_kwargs": model[-1].get_config_dict() if coded else None,
-    }
+    fields = ModelMeta.create_empty().model_dump()
+    fields |= {"name": name, "languages": ["eng-Latn"], "framework": ["Sentence Transformers", "PyTorch"]}
+    fields |= {"open_weights": True, "max_tokens": model.max_seq_length, "embed_dim": model.get_embedding_dimension()}
+    fields["revision"] = pipeline.marks["codec"] if coded else model_fingerprint(model)
+    fields["n_embedding_parameters"] = sum(table.weight.numel() for table in tables)
+    fields["memory_usage_mb"] = sum(part.nbytes for part in weights) / 2**20
+    fields |= {"n_parameters": sum(part.numel() for part in weights), "similarity_fn_name": model.similarity_fn_name}
+    fields["use_instructions"] = any(text for member in members for text in member.prompts.values())
+    fields["experiment_kwargs"] = model[-1].get_config_dict() if coded else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # mteb calls the library's older names
         wrapped = SentenceTransformerEncoderWrapper(model)

@@ -18,7 +18,7 @@ from sentence_transformers.util import import_module_class, load_dir_path, load_
 from torch.nn import functional
 
 from ccq_utils.codecs.decoder import Decoder
-from ccq_utils.codecs.files import reading
+from ccq_utils.codecs.files import check_links, reading
 from ccq_utils.common.errors import StudyError
 
 CLASSES = {"Concat": __name__, "DecoderModule": __name__, "Coded": "ccq_utils.deploy.coded"}
@@ -175,6 +175,7 @@ def with_modules(model: SentenceTransformer, modules: list, **settings) -> Conca
 def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> SentenceTransformer:
     """A folder's or hub id's model of the library's modules and ours; ``StudyError`` for other code and damaged files."""
     check_device(device)
+    check_links(Path(name_or_path))
     name, modules, held = str(name_or_path), [], {}
     options = {"model_kwargs": {"use_safetensors": True}, "processor_kwargs": None, "config_kwargs": None}
     options |= {"backend": "torch", "trust_remote_code": False}

@@ -22,7 +22,7 @@ from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule, c
 from ccq_utils.models import encoding
 from ccq_utils.models.embed import named, normalise
 
-MANIFEST = "pipeline.json"
+MANIFEST, USUAL = "pipeline.json", "equalised PCA"
 CHUNK = 4096  # texts whose float vectors are held at once: 16 MB per 1,000 dims
 
 
@@ -43,14 +43,7 @@ class CompressedModel:
 
     @classmethod
     def from_profile(
-        cls,
-        profile: str = "default",
-        budget: int | None = None,
-        codec: str = "equalised PCA",
-        general: bool = False,
-        output: str = "",
-        device: str | None = "cpu",
-        precision: str = "float32",
+        cls, profile="default", budget=None, codec=USUAL, general=False, output="", device="cpu", precision="float32"
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose, if any.
 
@@ -187,6 +180,7 @@ class CompressedModel:
 
 def read_manifest(folder: Path) -> dict:
     """The list of a saved model's files (``files``, sha256 by name) with its fingerprints; none of them checked yet."""
+    files.check_links(folder)
     with files.reading(f"saved model {folder}", "make one with ccq fit"):
         about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files.check_made(about, f"saved model {folder}")

@@ -110,17 +110,12 @@ class Run:
         before = run_report.expected_seconds(self, notebook.stem)
         line = self.executed / ".progress"
         with watched(notebook.stem, len(read_notebook(notebook).cells) + 1, before, line) as seen:
+            told = {"on_cell_execute": lambda cell_index, **_: seen.update(cell=cell_index + 1)}
+            told["on_cell_executed"] = lambda **_: seen.update(peak=max(seen["peak"], _peak_memory()))
+            options = {"kernel_name": "python3", "language": "python", "cwd": paths.NOTEBOOKS, "progress_bar": False}
+            options["extra_arguments"] = ["--log-level=CRITICAL", f"--IPKernelApp.logging_config={QUIET_KERNEL}"]
             papermill.execute_notebook(
-                notebook,
-                self.executed / notebook.name,
-                parameters=self.parameters,
-                kernel_name="python3",
-                language="python",
-                cwd=paths.NOTEBOOKS,
-                progress_bar=False,
-                extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.logging_config={QUIET_KERNEL}"],
-                on_cell_execute=lambda cell_index, **_: seen.update(cell=cell_index + 1),
-                on_cell_executed=lambda **_: seen.update(peak=max(seen["peak"], _peak_memory())),
+                notebook, self.executed / notebook.name, parameters=self.parameters, **options, **told
             )
         seconds, peak = round(time.monotonic() - seen["since"], 1), seen["peak"] or None
         self.state[notebook.stem] = NotebookState(inputs, seconds, peak, self.tables(notebook))
@@ -128,14 +123,16 @@ class Run:
         _say(f"{notebook.stem}: done, elapsed {clock(seconds)}{f', {peak:.0f} MB' if peak else ''}")
 
     def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
-        """What went wrong, in lines to print."""
-        problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile"
-        if isinstance(error, PapermillExecutionError):
+        """What went wrong, in lines to print; what a user can mend in one."""
+        problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile\n "
+        if getattr(error, "ename", "") == "StudyError":
+            problem = f"cell [{error.exec_count}]: {error.evalue};"
+        elif isinstance(error, PapermillExecutionError):
             message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
-            kind = "" if error.ename == "StudyError" else f"{error.ename}: "
-            problem = f"cell [{error.exec_count}] failed: {error.source.strip().splitlines()[0]}\n  {kind}{message}"
+            source = error.source.strip().splitlines()[0]
+            problem = f"cell [{error.exec_count}] failed: {source}\n  {error.ename}: {message}\n "
         so_far = paths.shown(self.executed / notebook.name)
-        return f"{notebook.stem}: {problem}\n  so far: {so_far}; earlier notebooks are kept"
+        return f"{notebook.stem}: {problem} so far: {so_far}; earlier notebooks are kept"
 
     def _save_state(self):
         with files.write_atomically(self.state_file, "w") as file:
@@ -185,23 +182,25 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
         with files.writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-    empty_cache = not any(paths.cache_folder().glob("*"))
+    empty_cache = not any(paths.cache_folder().glob("[!.]*"))
     about, started, executed = environment(), time.monotonic(), []
     try:
-        with files.only_one(job.executed), files.writing_to(job.executed):
+        uses = files.scratch_folder(paths.cache_folder() / "run")  # its name holds the process, for `make clean`
+        with files.only_one(job.executed), uses, files.writing_to(job.executed):
             for notebook in chosen:
                 if not force and job.up_to_date(notebook):
                     _say(f"{notebook.stem}: unchanged, skipped")
                     continue
-                job.execute(notebook)
+                try:
+                    job.execute(notebook)
+                except (PapermillExecutionError, DeadKernelError) as error:  # within: whose disk is full, a cell knows
+                    _say(f"ccq: {job.explain(notebook, error)}")
+                    return 1
                 executed.append(notebook.stem)
             run_report.write(job, about, executed, time.monotonic() - started, empty_cache)
     except KeyboardInterrupt:
         _say(f"interrupted in {notebook.stem}; finished notebooks are kept, the same command without --force resumes")
         return 130
-    except (PapermillExecutionError, DeadKernelError) as error:
-        _say(f"ccq: {job.explain(notebook, error)}")
-        return 1
     run_report.show(job)
     return 0
 

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from ccq_utils.common.cache import writing_to
+from ccq_utils.common.files import write_atomically
 
 PALETTE = sns.color_palette("colorblind")
 SHARED = (
@@ -50,10 +50,9 @@ def task_colours(tasks) -> dict:
 def save_figure(figure, folder: Path, name: str) -> None:
     """Write ``name.png`` and ``name.svg``, the same bytes for the same figure; titles that are too wide are wrapped."""
     wrap_titles(figure)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.png")
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    for kind, about in (("png", {}), ("svg", {"Date": None})):
+        with write_atomically(folder / f"{name}.{kind}") as file:
+            figure.savefig(file, format=kind, metadata=about)
 
 
 def wrap_titles(figure) -> None:
