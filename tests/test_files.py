@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import check_output, only_one, scratch_folder, write_atomically
+from ccq_utils.common.files import HOST, check_output, only_one, scratch_folder, write_atomically
 
 
 def test_a_file_appears_whole_with_its_folder(tmp_path):
@@ -126,6 +126,19 @@ def test_scratch_folders_of_killed_processes_go(tmp_path):
         with scratch_folder(tmp_path / "model") as other:
             assert set(tmp_path.iterdir()) == {mine, other}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_killed_writers_left_go_with_the_next_writer(tmp_path):
+    wait = "print('made', flush=True)\n  time.sleep(100)"
+    killed = run(f"with write_atomically(sys.argv[1]) as file:\n  file.write(b'half')\n  {wait}", tmp_path / "part-1")
+    killed.stdout.readline()
+    (tmp_path / f".mine.{HOST}.partial").write_text("no writer's")
+    for end in (lambda: None, killed.kill):
+        end()
+        killed.wait() if end == killed.kill else None
+        run("with write_atomically(sys.argv[1]) as file:\n file.write(b'whole')", tmp_path / "other").communicate()
+        assert len(list(tmp_path.iterdir())) == (2 if end == killed.kill else 3)
+    killed.communicate()
 
 
 def test_outputs_replace_nothing_foreign(tmp_path):

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -27,13 +28,14 @@ def _unfinished(path):
 def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
     """Open a hidden file beside ``path`` for writing; at the end of the block it takes the place of ``path``.
 
-    If the block fails, ``path`` stays as it was. Missing folders are made. ``file.name`` has no suffix, so name the format
-    where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
+    If the block fails, ``path`` stays as it was. Missing folders are made, what killed processes left there goes.
+    ``file.name`` has no suffix, so name the format where one is guessed. ``mode`` is ``"wb"``, or ``"w"`` for UTF-8 text.
     """
     path = Path(path)
     partial, text = _unfinished(path), {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy_once(path.parent)
         try:
             with partial.open(mode.replace("w", "x"), **text) as file:
                 yield file
@@ -48,18 +50,26 @@ def write_atomically(path: Path | str, mode: str = "wb") -> Iterator[IO]:
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
     """A hidden folder beside a path that goes at the end; first goes what killed processes of this machine left there."""
-    import psutil
-
     folder = _unfinished(beside)
     with writing_to(beside.parent):
         folder.mkdir(0o700, parents=True)
         try:
-            for path in beside.parent.glob(f".*.{HOST}.*{PARTIAL}"):
-                if not psutil.pid_exists(int(path.name.split(".")[-3])):
-                    shutil.rmtree(path, ignore_errors=True)
+            _tidy(beside.parent)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tidy(folder):
+    import psutil
+
+    for path in folder.glob(f".*.{HOST}.*{PARTIAL}"):
+        if (process := path.name.split(".")[-3]).isdecimal() and not psutil.pid_exists(int(process)):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+_tidy_once = lru_cache(maxsize=1000)(_tidy)  # a folder of many files is looked through once
 
 
 @contextmanager
