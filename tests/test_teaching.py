@@ -26,6 +26,7 @@ MISTAKES = {
         "for count in (1, 2, 3):\n    members = MEMBERS[:count]",
         "for count in (1, 2, 3):\n    members = MEMBERS[:1]",
     ),
+    "06_solutions": ("share[:, None] * one for", "one for"),
     "07_solutions": ("after, rounded = before - 2 * basis.numel()", "after, rounded = before - basis.numel()"),
     "lecture_solutions": ("np.median(vectors, axis=0)", "np.mean(vectors, axis=0)"),
     "lecture": ("np.hstack([unit(first), unit(second)])", "np.hstack([first, second])"),
