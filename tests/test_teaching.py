@@ -28,6 +28,7 @@ MISTAKES = {
     ),
     "06_solutions": ("share[:, None] * one for", "one for"),
     "07_solutions": ("after, rounded = before - 2 * basis.numel()", "after, rounded = before - basis.numel()"),
+    "08_solutions": ("encode_document(list(notes.values()))", "encode_document(list(notes.values())[::-1])"),
     "lecture_solutions": ("np.median(vectors, axis=0)", "np.mean(vectors, axis=0)"),
     "lecture": ("np.hstack([unit(first), unit(second)])", "np.hstack([first, second])"),
 }
@@ -68,9 +69,9 @@ def lecture():
     return execute(LECTURE)
 
 
-def test_notebooks_00_to_05_have_solutions():
+def test_every_notebook_has_solutions():
     numbers = [path.stem[:2] for path in SOLUTIONS if path.stem[:2].isdecimal()]
-    assert numbers[:6] == ["00", "01", "02", "03", "04", "05"] and set(MISTAKES) == {path.stem for path in TEACHING}
+    assert numbers == [f"{number:02}" for number in range(9)] and set(MISTAKES) == {path.stem for path in TEACHING}
 
 
 @pytest.mark.parametrize("path", [path for path in SOLUTIONS if path.stem[:2].isdecimal()], ids=lambda path: path.stem)
