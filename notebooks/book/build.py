@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, WORK, BOOK = (ROOT / "build" / name for name in ("book-source", "book-work", "book"))
@@ -23,6 +24,7 @@ COPIED = (
     "figures/*.png",
     "figures/*.svg",
     "notebooks/*.ipynb",
+    "notebooks/README.md",
     "notebooks/profiles/*",
     "notebooks/solutions/*.ipynb",
     "notebooks/book/_*",
@@ -32,6 +34,7 @@ EXPLORER = """<iframe class="explorer" title="Explorer" src="../explorer.html"><
 
 <a href="../explorer.html">The explorer alone</a>: one file that works without a network. Below: how it is made."""
 PICTURE = re.compile(r"\[?!\[([^\]]*)\]\(https?://[^)]*\)(\]\([^)]*\))?")
+FIGURE = re.compile(r'<img alt="[^"]*" (src="([^"]*_images/[0-9a-f]{64}\.png)" />)')
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -61,12 +64,30 @@ def mend(page: Path) -> None:
     page.write_text(LINK.sub(link, PICTURE.sub("", page.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
+def name_repository(config: Path) -> None:
+    """Where the book is published from a repository, each notebook's page links to it, to Binder and to Colab."""
+    if name := os.environ.get("GITHUB_REPOSITORY"):
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings["sphinx"]["config"]["html_theme_options"] |= {
+            "repository_url": f"https://github.com/{name}",
+            "repository_branch": "main",
+            "use_repository_button": True,
+            "launch_buttons": {
+                "binderhub_url": "https://mybinder.org",
+                "colab_url": "https://colab.research.google.com",
+                "notebook_interface": "jupyterlab",
+            },
+        }
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
 def main() -> None:
     """Build; a warning about a link or a formula is an error."""
     copy()
     for page in SOURCE.rglob("*.md"):
         mend(page)
     book = SOURCE / "notebooks" / "book"
+    name_repository(book / "_config.yml")
     shutil.copytree(book / "_static", SOURCE / "_static", dirs_exist_ok=True)
     run = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--inplace", "--execute", "--log-level=WARN"]
     subprocess.run([*run, "notebooks/explorer.ipynb"], cwd=SOURCE, check=True)
@@ -77,6 +98,9 @@ def main() -> None:
     build += ["--config", str(book / "_config.yml"), "--toc", str(book / "_toc.yml"), "--quiet"]
     subprocess.run([*build, "--warningiserror", "--keep-going"], check=True)
     (WORK / "_build" / "html").rename(BOOK)
+    for page in BOOK.rglob("*.html"):  # a figure scrolls in a box of its own and opens at full size
+        figure = r'<a class="output figure" href="\2"><img alt="The figure that the cell above draws" \1</a>'
+        page.write_text(FIGURE.sub(figure, page.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copy(SOURCE / "notebooks" / "explorer.html", BOOK / "explorer.html")
     print(f"The book: {BOOK.relative_to(ROOT)}/index.html; the explorer alone: {BOOK.relative_to(ROOT)}/explorer.html")
 
