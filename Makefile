@@ -54,8 +54,8 @@ publish: venv  ## copy the notebooks of a finished default run, cleaned, over th
 book: build/book-venv/.installed  ## make the book of the committed notebooks in build/book, with the explorer
 	@build/book-venv/bin/python notebooks/book/build.py
 
-booktest: book venv  ## make the book and look at it in headless Chromium
-	@$(VENV)/bin/python -m pytest -q -rs tests/test_book.py
+booktest: book  ## make the book and look at it in headless Chromium or Chrome
+	@build/book-venv/bin/python -m pytest -q -rs --noconftest tests/test_book.py
 
 build/book-venv/.installed: notebooks/book/requirements.txt
 	@$(PYTHON) -m venv build/book-venv

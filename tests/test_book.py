@@ -1,185 +1,167 @@
-"""The built book in a real browser: links, pictures, width, console, requests; the explorer against the tables.
+"""The built book in a real browser: links, pictures, formulas, width, console, requests; the explorer against the tables.
 
-`make booktest` builds and runs this; without a build it is skipped.
+`make booktest` builds the book and runs this with the book's own packages; elsewhere it is skipped.
 """
 
-import functools
-import html
-import http.server
-import json
 import re
 import shutil
-import subprocess
-import threading
+import struct
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright opens the book: run make booktest")
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, RESULTS = ROOT / "build" / "book", ROOT / "data" / "results"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+HOST = "http://book.test/study/"  # answered from BOOK and from nowhere else; below a path, as published
+BROWSER = {"executable_path": shutil.which("chromium")} if shutil.which("chromium") else {"channel": "chrome"}
+PAGES = sorted(str(path.relative_to(BOOK)) for path in BOOK.rglob("*.html") if "_static" not in path.parts)
 WIDTHS = (1100, 390)
-PAGES = (
-    sorted(str(path.relative_to(BOOK)) for path in BOOK.rglob("*.html") if "_static" not in path.parts)
-    if BOOK.is_dir()
-    else []
-)
 
-pytestmark = [
-    pytest.mark.skipif(not PAGES, reason="build/book is missing: run make book"),
-    pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome to open the book with"),
-]
+pytestmark = pytest.mark.skipif(not PAGES, reason="build/book is missing: run make booktest")
 
-WATCH = """
-const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds));
-const open = async (page, width) => {
-  const frame = Object.assign(document.createElement('iframe'), {src: '/' + page, width, height: 900});
-  document.body.append(frame);
-  await new Promise(done => frame.onload = done);
-  const ready = n => page === 'explorer.html' ? frame.contentDocument.querySelector('svg text') : n > 1;
-  for (let n = 0; n < 40 && !ready(n); n++) await wait(100);
-  const formulas = frame.contentWindow.MathJax?.startup?.promise;
-  if (formulas) await formulas;
-  return frame;
-};
-const look = async (page, width) => {
-  const frame = await open(page, width), inside = frame.contentDocument;
-  inside.querySelectorAll('img').forEach(image => image.loading = 'eager');
-  await Promise.all([...inside.images].map(image => image.decode().catch(() => {})));
-  const seen = {
-    page, width, title: inside.title, wide: inside.documentElement.scrollWidth - inside.documentElement.clientWidth,
-    broken: [...inside.images].filter(image => image.offsetParent && !image.naturalWidth).map(image => image.src),
-    formulas: [inside.querySelectorAll('.math').length, inside.querySelectorAll('mjx-container').length],
-    links: [...inside.querySelectorAll('a[href]')].map(link => link.href),
-    ids: [...inside.querySelectorAll('[id]')].map(element => element.id),
-    asked: frame.contentWindow.performance.getEntriesByType('resource').map(entry => entry.name),
+LOOK = r"""async () => {
+  const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+  all('details').forEach(box => box.open = true);
+  all('img').forEach(image => image.loading = 'eager');
+  await Promise.all([window.MathJax?.startup?.promise, ...all('img').map(image => image.decode().catch(() => 0))]);
+  const edge = document.documentElement.clientWidth, wide = () => document.documentElement.scrollWidth > edge;
+  for (let n = 0; n < 20 && wide(); n++) await new Promise(done => setTimeout(done, 50));  // a chart follows the width
+  const scrolls = box => box && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
+  const cut = element => element.getBoundingClientRect().right > edge + 1 && !scrolls(element.parentElement);
+  return {
+    links: all('a[href]').map(link => link.href),
+    faults: [
+      ...all('img').filter(image => !image.naturalWidth).map(image => 'broken image ' + image.src),
+      ...all('.math').filter(span => !all('mjx-container', span).length).map(span => 'bare formula ' + span.textContent),
+      ...all('.bd-article p').filter(p => /\$.*\\.*\$/.test(p.textContent)).map(p => 'bare formula ' + p.textContent),
+      ...all('mjx-merror').map(span => 'wrong formula ' + span.textContent),
+      ...(wide() ? ['the page scrolls sideways'] : []),
+      ...all('.bd-article *').filter(cut).map(element => 'cut off ' + element.outerHTML.slice(0, 80)),
+    ],
   };
-  frame.remove();
-  return seen;
-};
-const ask = async choices => {
-  const frame = await open('explorer.html', 390), inside = frame.contentDocument, seen = [];
-  const boxes = [...inside.querySelectorAll('.vega-bind select')];
-  for (const values of choices) {
-    for (const [n, box] of boxes.entries()) {
-      box.focus();
-      if (inside.activeElement !== box) throw Error('no focus');
-      box.selectedIndex = [...box.options].findIndex(option => option.text === values[n]);
-      box.dispatchEvent(new Event('input')), box.dispatchEvent(new Event('change'));
-    }
-    await wait(250);
-    const lines = text => [...text.querySelectorAll('tspan')].map(line => line.textContent).join(' | ');
-    seen.push([...inside.querySelectorAll('svg text')].map(lines).join(' '));
-  }
-  return seen;
-};
-"""
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves the book and, under /test.html, the page that opens its pages in frames."""
-
-    script = ""
-
-    def do_GET(self):
-        if self.path != "/test.html":
-            return super().do_GET()
-        page = f"<!DOCTYPE html><body><script>{WATCH}({self.script})().catch(error => 'failed: ' + error)"
-        page += ".then(seen => document.body.replaceChildren(Object.assign("
-        page += "document.createElement('pre'), {textContent: JSON.stringify(seen)})))</script>"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(page.encode())
-
-    def log_message(self, *args):
-        pass
+}"""
 
 
 @pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """A function: the body of an async arrow function -> what it returns, and the lines of the browser's console."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=BOOK))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def run(body):
-        Quiet.script = f"async () => {{ {body} }}"
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-        options += ["--virtual-time-budget=600000", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        options += [f"--user-data-dir={tmp_path_factory.mktemp('browser')}", "--window-size=1300,1000"]
-        address = f"http://127.0.0.1:{server.server_port}/test.html"
-        done = subprocess.run([BROWSER, *options, address], capture_output=True, text=True, timeout=300)
-        text = re.search("<pre>(.*?)</pre>", done.stdout, re.DOTALL)
-        assert text, done.stdout[-2000:] + done.stderr[-2000:]
-        return json.loads(html.unescape(text[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    yield run
-    server.shutdown()
+def browser():
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(**BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
-@pytest.fixture(scope="module")
-def looked(browse):
-    """Every page at every width, and the console's lines."""
-    pairs = json.dumps([(page, width) for page in PAGES for width in WIDTHS])
-    return browse(f"const all = []; for (const pair of {pairs}) all.push(await look(...pair)); return all;")
+@pytest.fixture
+def tab(browser):
+    tab = browser.new_page()
+    yield tab
+    tab.close()
 
 
-def test_every_page_opens_without_a_console_error_or_another_host(looked):
-    seen, console = looked
-    assert [line for line in console if "INFO" not in line] == []
-    assert len(seen) == len(PAGES) * len(WIDTHS) and all(page["title"] for page in seen)
-    assert {
-        name for page in seen for name in page["asked"] if not re.match(r"http://127\.0\.0\.1:|data:|blob:", name)
-    } == set()
+def faults(tab, name, body=None):
+    """What is wrong with a page, in words; `body` stands in for a page that the book does not hold."""
+    found = []
+
+    def answer(route):
+        url = route.request.url
+        path = BOOK / unquote(urlsplit(url).path.removeprefix("/study/"))
+        if body and url == HOST + name:
+            return route.fulfill(body=body, content_type="text/html")
+        if url.startswith(HOST) and path.is_file():
+            return route.fulfill(path=path)
+        found.append(f"asks for {url}")
+        route.abort()
+
+    tab.route("**/*", answer)
+    tab.on("console", lambda line: line.type in ("error", "warning") and found.append(f"console: {line.text}"))
+    tab.on("pageerror", lambda error: found.append(f"error: {error}"))
+    tab.goto(HOST + name)
+    tab.add_style_tag(content="* { transition: none !important }")  # a sidebar slides where the width changes
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        seen = tab.evaluate(LOOK)
+        found += [f"at {width} px: {fault}" for fault in seen["faults"]]
+    for link in filter(re.compile(re.escape(HOST)).match, set(seen["links"])):
+        address, _, anchor = link.removeprefix(HOST).partition("#")
+        path = BOOK / (address.partition("?")[0] or "index.html")
+        text = path.read_bytes() if path.is_file() else (body or "").encode() if address == name else b""
+        if not text or (anchor and f'id="{anchor}"'.encode() not in text):
+            found.append(f"dead link {link}")
+    return found
 
 
-def test_no_page_is_wider_than_the_window_and_no_picture_is_broken(looked):
-    assert {(page["page"], page["width"]): page["wide"] for page in looked[0] if page["wide"] > 0} == {}
-    assert [page["broken"] for page in looked[0] if page["broken"]] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_no_fault(tab, name):
+    assert faults(tab, name) == []
+    assert tab.title()
 
 
-def test_every_formula_is_set(looked):
-    counts = {page["page"]: page["formulas"] for page in looked[0]}
-    assert sum(asked for asked, _ in counts.values()) > 20
-    assert {name: pair for name, pair in counts.items() if pair[0] != pair[1]} == {}
+@pytest.mark.parametrize(
+    ("word", "body"),
+    [
+        ("broken image", "<img src=none.png>"),
+        ("bare formula", "<span class=math>x</span>"),
+        ("bare formula", r"<div class=bd-article><p>$\frac{1}{2}$"),
+        ("scrolls sideways", "<table style='width: 2000px'><td>wide"),
+        ("cut off", "<div style='overflow: clip'><div class=bd-article><pre style='width: 2000px'>wide"),
+        ("asks for http://elsewhere.test/", "<script src=http://elsewhere.test/code.js></script>"),
+        ("asks for http://book.test/data", "<a href=/data/README.html>not below the book</a><img src=/data/a.png>"),
+        ("dead link", "<a href=no_such_page.html>gone</a>"),
+        ("dead link", "<a href=index.html#no-such-place>gone</a>"),
+        ("console", "<script>console.error('no')</script>"),
+        ("error: no", "<script>throw Error('no')</script>"),
+    ],
+)
+def test_each_fault_is_found(tab, word, body):
+    assert word in str(faults(tab, "fault.html", f"<!DOCTYPE html><title>A page with a fault</title>{body}"))
 
 
-def test_every_internal_link_leads_somewhere(looked):
-    ids, broken = {page["page"]: set(page["ids"]) for page in looked[0]}, set()
-    for page in looked[0]:
-        for link in filter(re.compile(r"http://127\.0\.0\.1:").match, page["links"]):
-            path, _, anchor = re.sub(r"^http://[^/]*/", "", link).partition("#")
-            path = path.partition("?")[0] or "index.html"
-            if not (BOOK / path).is_file() or (anchor and anchor not in ids.get(path, {anchor})):
-                broken.add((page["page"], link))
-    assert broken == set()
+def test_a_picture_of_a_page_has_the_page_s_size(tab):
+    assert faults(tab, "notebooks/00_primer.html") == []
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        height = tab.evaluate("document.documentElement.scrollHeight")
+        assert struct.unpack(">II", tab.screenshot(full_page=True)[16:24]) == (width, height)
+        assert height > 5000  # a chapter, not an empty page
 
 
-def test_the_explorer_says_what_the_tables_say(browse):
-    choices, expected = [], []
+def test_the_explorer_s_file_alone_says_what_the_tables_say(tab):
+    tab.goto((BOOK / "explorer.html").as_uri())
+    boxes, chart = tab.locator(".vega-bind select"), tab.locator("#vis svg")
+
+    def choose(*values):
+        for number, value in enumerate(values):
+            boxes.nth(number).select_option(label=str(value))
+
     for folder in sorted(path.parent for path in RESULTS.glob("*/05_budget_sweep.csv")):
-        sweep, counts, peers = (
-            pd.read_csv(folder / f"{name}.csv") for name in ("05_budget_sweep", "05_model_counts", "07_peers")
-        )
-        picked = [
-            (sweep[sweep["bytes_per_vector"] == 32].assign(members="all"), ""),
-            (counts[counts["members"] == "2"], ""),
+        names = ("05_budget_sweep", "05_model_counts", "07_peers")
+        sweep, counts, peers = (pd.read_csv(folder / f"{name}.csv") for name in names)
+        peers["method"] = "07 " + peers["method"] + ", " + peers["fitted_on"]
+        tables = [
+            sweep[sweep["bytes_per_vector"] == 32].assign(members="all"),
+            counts[counts["members"] == "2"],
+            peers[peers["factor"] == 48].assign(members="all", scoring="asymmetric"),
         ]
-        picked += [(peers[peers["factor"] == 48].assign(members="all", scoring="asymmetric"), "07 ")]
-        for table, prefix in picked:
-            for row in table.sample(4, random_state=0).to_dict("records"):
-                method = f"07 {row['method']}, {row['fitted_on']}" if prefix else row["method"]
-                size = row["bytes_per_vector"]
-                choices.append([folder.name, row["task"], method, row["members"], row["scoring"], str(size)])
-                expected.append(
-                    f"Retention {row['estimate']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | nDCG@10 {row['ndcg_at_10']:.3f}"
-                    f" at {size} bytes | {size} MB for a million documents"
-                )
-    choices.append([folder.name, "macro mean", "PCA", "1", "symmetric", "32"])
-    expected.append("Not measured for this choice.")
-    said, console = browse(f"return await ask({json.dumps(choices)});")
-    assert console == []
-    assert [
-        (choice, text) for choice, text, words in zip(choices, said, expected, strict=True) if words not in text
-    ] == []
+        for row in pd.concat(table.sample(4, random_state=0) for table in tables).itertuples():
+            choose(folder.name, row.task, row.method, row.members, row.scoring, row.bytes_per_vector)
+            words = f"Retention {row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]nDCG@10 {row.ndcg_at_10:.3f}"
+            words += f" at {row.bytes_per_vector} bytes{row.bytes_per_vector} MB for a million documents"
+            sync_api.expect(chart).to_contain_text(words)
+    choose(folder.name, "macro mean", "PCA", "1", "symmetric", 32)
+    sync_api.expect(chart).to_contain_text("Not measured for this choice.")
+
+
+def test_the_explorer_needs_no_mouse(tab):
+    tab.goto((BOOK / "explorer.html").as_uri())
+    chart, names = tab.locator("#vis svg"), tab.locator(".vega-bind-name").all_inner_texts()
+    before, box = chart.text_content(), "document.activeElement.closest('.vega-bind')"
+    assert len(names) == 6
+    for name in names:
+        tab.keyboard.press("Tab")
+        assert tab.evaluate(f"{box}.querySelector('.vega-bind-name').innerText") == name
+    tab.keyboard.press("ArrowUp")  # in the last box: fewer bytes
+    assert tab.evaluate(f"{box}.querySelector('select').value") != "128"
+    sync_api.expect(chart).not_to_have_text(before)
