@@ -114,6 +114,12 @@ def test_one_process_at_a_time_and_the_other_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_under_a_lock_is_named_and_the_lock_goes(tmp_path):
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1, 1))
+    said = run("with only_one(Path(sys.argv[1])):\n pass", tmp_path / "out", preexec_fn=limit).communicate()[1]
+    assert f"StudyError: the disk of {tmp_path} is full" in said and list(tmp_path.iterdir()) == []
+
+
 def test_scratch_folders_of_killed_processes_go(tmp_path):
     with scratch_folder(tmp_path / "model") as mine:
         killed = run(

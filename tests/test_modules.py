@@ -185,6 +185,8 @@ def test_damaged_weights_are_an_error(saved):
     [
         ({"type": "os.system"}, "'os.system' is no module of sentence-transformers or ccq_utils"),
         ({"type": "sentence_transformers.util.import_from_string"}, "is no module"),
+        ({"type": 5}, "cannot be read .AttributeError"),
+        ({"path": None}, "cannot be read .TypeError"),
     ],
 )
 def test_other_code_is_not_loaded(saved, changes, message):
@@ -221,7 +223,7 @@ def test_a_module_path_that_leads_out_of_the_folder_is_refused(tmp_path, members
     entries = json.loads(path.read_text())
     for outside in ("../other", "/etc"):
         path.write_text(json.dumps([entries[0] | {"path": outside}]))
-        with pytest.raises(StudyError, match="leads out of its folder"):
+        with pytest.raises(StudyError, match="leads out of it"):
             load_model(tmp_path / "model")
 
 
@@ -257,6 +259,12 @@ def test_a_model_of_a_stranger_is_refused_and_nothing_is_run(saved, change, mess
     with pytest.raises(StudyError, match=message):
         load_model(saved)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_of_other_types_is_one_clear_error(saved):
+    edit(saved / "config_sentence_transformers.json", similarity_fn_name="nearest")
+    with pytest.raises(StudyError, match="model .* cannot be read .ValueError: .*nearest.*; give a folder"):
+        load_model(saved)
 
 
 def test_links_stay_within_a_model_s_folder_and_the_hub_s_cache(saved, model, tmp_path):

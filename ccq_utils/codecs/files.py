@@ -26,7 +26,7 @@ def reading(owner: str, remedy: str) -> Iterator[None]:
     """Turn whatever a missing or damaged file raises into one ``StudyError``."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         problem = " ".join(str(error).split())[:160]
         raise StudyError(f"{owner} cannot be read ({type(error).__name__}: {problem}); {remedy}") from error
 

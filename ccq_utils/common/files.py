@@ -78,8 +78,7 @@ def only_one(place: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     place = Path(os.path.abspath(place))
-    path = place.with_name(f".{place.name}.lock")
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path := place.with_name(f".{place.name}.lock"), timeout=0)
     try:
         with writing_to(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,8 @@ def only_one(place: Path) -> Iterator[None]:
         other = path.read_text() or "another process"
         raise StudyError(f"{other} is writing to {place}; wait for it, or choose another place") from error
     try:
-        path.write_text(f"process {os.getpid()} of {HOST}")
+        with writing_to(path.parent):
+            path.write_text(f"process {os.getpid()} of {HOST}")
         yield
     finally:
         with suppress(OSError):

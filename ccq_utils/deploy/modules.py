@@ -179,26 +179,26 @@ def load_model(name_or_path: str | Path, device: str | None = None, **hub) -> Se
     name, modules, held = str(name_or_path), [], {}
     options = {"model_kwargs": {"use_safetensors": True}, "processor_kwargs": None, "config_kwargs": None}
     options |= {"backend": "torch", "trust_remote_code": False}
-    for file in ("config_sentence_transformers.json", "modules.json"):
-        with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
+    with reading(f"model {name}", "give a folder that save_pretrained wrote, or a hub id"):
+        for file in ("config_sentence_transformers.json", "modules.json"):
             if (path := load_file_path(name, file, **hub)) is None:
                 raise FileNotFoundError(f"{file} is missing")
             held[file] = json.loads(Path(path).read_text(encoding="utf-8"))
-    config, entries = held.values()
-    for entry in entries:
-        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
-            raise StudyError(f"model {name}: module path {entry['path']!r} leads out of its folder; do not load it")
-        module_class = _module_class(name, entry["type"])
-        weights = (str(Path(entry["path"], file)) for file in ("model.safetensors", "pytorch_model.bin"))
-        if [load_file_path(name, file, **hub) is None for file in weights] == [True, False]:
-            raise StudyError(f"model {name}: the weights in {entry['path']!r} are a pickle, which is not read here")
-        with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
-            modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
-    names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
-    kind = ConcatTransformer if any(isinstance(module, Concat) for module in modules) else SentenceTransformer
-    model = kind(modules=modules, device=device, **{key: config.get(key) for key in names})
-    model.module_kwargs = {str(at): entry["kwargs"] for at, entry in enumerate(entries) if entry.get("kwargs")} or None
-    return model
+        config, entries = held.values()
+        for entry in entries:
+            if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
+                raise StudyError(f"model {name}: module path {entry['path']!r} leads out of it; do not load it")
+            module_class = _module_class(name, entry["type"])
+            weights = (str(Path(entry["path"], file)) for file in ("model.safetensors", "pytorch_model.bin"))
+            if [load_file_path(name, file, **hub) is None for file in weights] == [True, False]:
+                raise StudyError(f"model {name}: weights in {entry['path']!r} are a pickle, which is not read here")
+            with reading(f"model {name}: {entry['path'] or 'its main folder'}", "save or fetch it again"):
+                modules.append(module_class.load(name, subfolder=entry["path"], **hub, **options))
+        names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+        kind = ConcatTransformer if any(isinstance(module, Concat) for module in modules) else SentenceTransformer
+        model = kind(modules=modules, device=device, **{key: config.get(key) for key in names})
+        model.module_kwargs = {str(at): each["kwargs"] for at, each in enumerate(entries) if each.get("kwargs")} or None
+        return model
 
 
 def check_device(device: str | None) -> None:
