@@ -30,8 +30,11 @@ LOOK = r"""async () => {
   await Promise.all([window.MathJax?.startup?.promise, ...all('img').map(image => image.decode().catch(() => 0))]);
   const edge = document.documentElement.clientWidth, wide = () => document.documentElement.scrollWidth > edge;
   for (let n = 0; n < 20 && wide(); n++) await new Promise(done => setTimeout(done, 50));  // a chart follows the width
-  const scrolls = box => box && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
-  const cut = element => element.getBoundingClientRect().right > edge + 1 && !scrolls(element.parentElement);
+  const scroller = box => !box || /auto|scroll/.test(getComputedStyle(box).overflowX) ? box : scroller(box.parentElement);
+  const cut = element => {
+    const {left, right, width} = element.getBoundingClientRect(), box = scroller(element.parentElement);
+    return width && (box ? left < box.getBoundingClientRect().left - 1 : left < -1 || right > edge + 1);
+  };
   return {
     links: all('a[href]').map(link => link.href),
     faults: [
@@ -107,6 +110,7 @@ def test_a_page_has_no_fault(tab, name):
         ("bare formula", r"<div class=bd-article><p>$\frac{1}{2}$"),
         ("scrolls sideways", "<table style='width: 2000px'><td>wide"),
         ("cut off", "<div style='overflow: clip'><div class=bd-article><pre style='width: 2000px'>wide"),
+        ("cut off", "<div class=bd-article style='overflow: auto'><p style='margin-left: -99px'>left"),
         ("asks for http://elsewhere.test/", "<script src=http://elsewhere.test/code.js></script>"),
         ("asks for http://book.test/data", "<a href=/data/README.html>not below the book</a><img src=/data/a.png>"),
         ("dead link", "<a href=no_such_page.html>gone</a>"),
