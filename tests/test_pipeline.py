@@ -213,6 +213,35 @@ def test_folder_with_other_things_is_not_overwritten(made, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_what_lies_beside_a_saved_model_is_named_and_kept(made, tmp_path):
+    made("LSH").save(tmp_path / "model")
+    mine = tmp_path / "model" / "codec" / "my_codes.safetensors"
+    mine.write_bytes(b"years of work")
+    with pytest.raises(StudyError, match="holds codec/my_codes.safetensors beside a saved model; move that away"):
+        made("LSH").save(tmp_path / "model")
+    mine.unlink()
+    (tmp_path / "model" / "pipeline.json").write_text("[]")
+    with pytest.raises(StudyError, match="cannot be read .TypeError.*choose another folder, or delete it"):
+        made("LSH").save(tmp_path / "model")
+
+
+def test_the_working_folder_is_refused_before_the_work(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CompressedModel, "from_profile", lambda *_: pytest.fail("fitted for nothing"))
+    assert cli.main(["fit", "--out", "."]) == 2
+    assert "is the working folder or holds it" in capsys.readouterr().err
+    with pytest.raises(StudyError, match="is the working folder or holds it"):
+        made("LSH").save(".")
+
+
+def test_a_device_or_precision_that_is_not_there_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr("ccq_utils.study.study.Study.__init__", lambda *_, **__: pytest.fail("opened for nothing"))
+    with pytest.raises(StudyError, match="device 'cuda:99' cannot be used"):
+        CompressedModel.from_profile("tiny", device="cuda:99")
+    with pytest.raises(StudyError, match="unknown precision 'half'"):
+        CompressedModel.from_profile("tiny", precision="half")
+
+
 def test_codec_files_that_do_not_fit_each_other_are_an_error(made, texts, tmp_path):
     codec_files.save_codec(made("equalised PCA").codec, tmp_path / "one")
     codec_files.save_codec(made("equalised PCA", texts[:60]).codec, tmp_path / "other")

@@ -68,11 +68,6 @@ class PercentileQuantizer:
             self.levels_[filled, dim] = sums[filled] / counts[filled]
         return self
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """Bytes of one packed code."""
-        return packed_bytes(self.levels_.shape[1], self.bits)
-
     def buckets(self, vectors: np.ndarray) -> np.ndarray:
         """Bucket numbers ``(n, d) uint8``; a value on a border belongs to the upper bucket."""
         if vectors.ndim != 2 or vectors.shape[1] != self.thresholds_.shape[1]:

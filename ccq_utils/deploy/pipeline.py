@@ -55,6 +55,8 @@ class CompressedModel:
         from ccq_utils.study.study import Study
         from ccq_utils.study.training import trained_decoder
 
+        check_device(device)
+        encoding.precision_here(precision)
         study = Study(profile, output=output)
         chosen = study.selection[study.selection["share"] > 0]
         names, shares = list(chosen["member"]), list(chosen["share"])
@@ -67,7 +69,6 @@ class CompressedModel:
         made = make_codec(codec, dims, budget or max(1, 4 * dims // 48), decoder, study.profile.seed)
         if general:
             made.fit(*(study.concat(text, None, names, shares) for text in ("training", "calibration")))
-        check_device(device)
         return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
 
     def fit(self, texts: list[str]) -> "CompressedModel":
@@ -130,7 +131,7 @@ class CompressedModel:
         """Write model, codec, card, and all files' sha256 to a folder that is new, empty, or a saved model's (replaced)."""
         from ccq_utils.deploy import card
 
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         check_place(folder)
         with scratch_folder(folder) as scratch:
             made = scratch / "model"
@@ -188,9 +189,20 @@ def read_manifest(folder: Path) -> dict:
 
 
 def check_place(folder: Path) -> None:
-    """Raises ``StudyError`` where a model cannot be saved: a file, or a folder that holds something else."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).is_file())):
+    """Raises ``StudyError`` where a model cannot be saved: a file, the working folder, or one that holds something else."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise StudyError(
+            f"{folder} is the working folder or holds it, and saving replaces a folder whole; name another"
+        )
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and MANIFEST not in there)):
         raise StudyError(f"{folder} is no empty folder and holds no saved model; choose another one")
+    with files.reading(f"saved model {folder}", "choose another folder, or delete it"):
+        ours = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"] if there else ()
+    if others := sorted(there - {MANIFEST, "README.md", *ours}):
+        raise StudyError(
+            f"{folder} holds {', '.join(others[:3])} beside a saved model; move that away, saving deletes it"
+        )
 
 
 def model_fingerprint(model: SentenceTransformer) -> str:

@@ -1,6 +1,5 @@
 """Decoders trained on a profile's text, kept in the cache with their loss history."""
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -10,16 +9,7 @@ from ccq_utils.study.study import Study
 
 
 def trained_decoder(
-    study: Study,
-    start: str = "random",
-    dims: int | None = None,
-    seed: int = 0,
-    members: list[str] | None = None,
-    shares: list[float] | None = None,
-    training: np.ndarray | None = None,
-    epochs: int | None = None,
-    loss: str = LOSSES[0],
-    **shape,
+    study, start="random", dims=None, seed=0, members=None, shares=None, training=None, epochs=None, loss=None, **shape
 ) -> tuple[Decoder, pd.DataFrame]:
     """A decoder trained on the profile's training text, and its losses per epoch.
 
@@ -28,21 +18,16 @@ def trained_decoder(
         dims: output dims; the profile's if None; stops beyond it are left out. ``seed`` is added to the profile's.
         training: vectors to train on, ``(n, D)``; the training text's concat if None.
         epochs: train so many, to show what happens past the best; None stops early, as the profile says.
-        shape: what ``Decoder`` takes further (``depth``, ``dropout``, ``residual``); the rest is as elsewhere.
+        shape: what ``Decoder`` takes further (``depth``, ``dropout``, ``residual``); the paper's ``loss`` if None.
     """
     spec = study.profile.decoder
     training = study.concat("training", None, members, shares) if training is None else training
     validation = study.concat("validation", None, members, shares)
     dims = min(dims or spec.dims, training.shape[1])
-    settings = {
-        "stops": [stop for stop in spec.stops if stop < dims] + [dims],
-        "epochs": epochs or spec.epochs,
-        "batch_size": spec.batch_size,
-        "learning_rate": spec.learning_rate * (0.1 if start == "PCA" else 1),
-        "patience": None if epochs else spec.patience,
-        "seed": study.profile.seed + seed,
-        "loss": loss,
-    }
+    settings = {"stops": [stop for stop in spec.stops if stop < dims] + [dims], "epochs": epochs or spec.epochs}
+    settings |= {"batch_size": spec.batch_size, "learning_rate": spec.learning_rate * (0.1 if start == "PCA" else 1)}
+    settings |= {"patience": None if epochs else spec.patience, "seed": study.profile.seed + seed}
+    settings["loss"] = loss or LOSSES[0]
 
     def build(folder):
         torch.manual_seed(settings["seed"])
