@@ -86,6 +86,14 @@ def test_an_interval_that_says_nothing_is_undecided():
     assert _verdict(claim(holds={"below": 0}), Interval(-0.17, -1, 1, 20), {}, 0.7, 2) == ("undecided", "")
 
 
+def test_an_interval_that_is_not_defined_is_undecided(results):
+    few = {"a": np.array([1.0, 0, 0, 0, 0, 0])}  # some resample has no hit in the reference: 0 / 0
+    folder = results({"ours": few, "theirs": few})
+    with np.errstate(invalid="ignore"):
+        (ruling,) = rule(folder, [claim(statistic="retention")])
+    assert np.isnan(ruling.interval.low) and ruling.verdict == "undecided"
+
+
 def test_missing_run_is_not_testable_with_the_reason_given(results, scores):
     entry = claim().model_copy(update={"untestable": "no such corpus"})
     (ruling,) = rule(results({"ours": scores}), [entry])

@@ -255,6 +255,19 @@ def test_profile_and_package_and_lock_are_inputs(study, executed, monkeypatch):
     assert len({before, lock, seed, package}) == 4
 
 
+def test_claims_and_ones_own_texts_are_inputs(study, tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "one"}')
+    profile, source = study / "notebooks" / "profiles" / "mini.yaml", f'source: "jsonl:{tmp_path / "texts.jsonl"}"'
+    profile.write_text(PROFILE.replace("libraries: [seaborn]", source))
+    before = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
+    (tmp_path / "texts.jsonl").write_text('{"id": 1, "text": "two"}')
+    text = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
+    (study / "data").mkdir(exist_ok=True)
+    (study / "data" / "claims.yaml").write_text("[]")
+    claims = runner.Run("mini").input_hash(study / "notebooks" / "01_first.ipynb")
+    assert len({before, text, claims}) == 3
+
+
 def test_a_notebook_without_tables_is_run_once_and_reported(study, executed):
     primer = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
     nbformat.write(primer, study / "notebooks" / "00_primer.ipynb")

@@ -1,5 +1,6 @@
 """Per-query scores of what is compressed: long tables, fitted where they say, never computed twice."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_raw_scores_are_the_evaluators(vectors):
     one = vectors.by_task["c"]
     expected = one.evaluator(one.queries @ one.documents.T)["ndcg_at_10"]
     assert vectors.raw.loc[vectors.raw["task"] == "c", "score"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_judgement_that_changes_no_score_of_the_concat_is_another_task(vectors):
+    one = vectors.by_task["c"]
+    task, matrix = one.evaluator.task, one.queries @ one.documents.T
+    query, last = one.evaluator.query_ids[0], np.array(list(task.documents))[matrix[0].argsort()[:2]]
+    first, second = (replace(task, qrels=task.qrels | {query: {name: 1}}) for name in last)
+    first, second = (replace(one, evaluator=Evaluator(each)) for each in (first, second))
+    assert np.array_equal(first.ndcg(matrix), second.ndcg(matrix)) and first.fingerprint != second.fingerprint
 
 
 @pytest.mark.parametrize("name", [name for name in CODECS if not name.startswith("decoder")])

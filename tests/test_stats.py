@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.study.stats import MACRO, Interval, holm, macro, over_seeds, rank_correlation, summarise, with_verdicts
@@ -128,6 +128,18 @@ def test_p_value_agrees_with_the_interval():
     assert Interval(1.0, 1.0, 1.0, 50).p(1.0) == 1 and Interval(1.0, 1.0, 1.0, 50).p(0.0) == 0
 
 
+def test_p_value_of_few_seeds_or_models_is_students():
+    values = [1.01, 1.0, 1.02]
+    assert over_seeds(values).p(1.0) == pytest.approx(ttest_1samp(values, 1.0).pvalue)
+    cut = Interval(0.9, 0.4, 1.0, 10, 4)  # the upper end was cut at 1
+    assert cut.p(0.9 - 0.5) == pytest.approx(0.05) and cut.p(0.2) > 0.01
+
+
+def test_more_than_64_tasks_have_a_mean():
+    found = summarise(table({f"task {number}": [0.1, 0.2, 0.3] for number in range(70)}), [], resamples=100)
+    assert found.iloc[-1]["task"] == MACRO and found.iloc[-1]["estimate"] == pytest.approx(0.2)
+
+
 def test_holm_against_its_definition():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.9]) == pytest.approx([1, 1]) and len(holm([])) == 0
@@ -160,4 +172,4 @@ def test_rank_correlation_of_three_models_says_nothing():
 def test_mean_over_seeds_has_students_interval():
     found = over_seeds([1.0, 2.0, 3.0])
     assert found.estimate == 2 and found.high - 2 == pytest.approx(4.3027 / np.sqrt(3), abs=1e-4)
-    assert over_seeds([1.0]) is None and over_seeds([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0, 3)
+    assert over_seeds([1.0]) is None and over_seeds([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0, 3, 2)

@@ -48,7 +48,7 @@ def test_damage_is_the_same_for_a_seed_and_never_empty(kind):
 @pytest.mark.parametrize(("kind", "most"), [("as written", 0), ("one typo", 1), ("three typos", 3)])
 def test_typos_replace_that_many_letters_and_nothing_else(kind, most):
     counts = [sum(old != new for old, new in zip(TEXT, damage(TEXT, kind, seed), strict=True)) for seed in range(50)]
-    assert max(counts) == most and np.mean(counts) >= 0.85 * most  # a letter is now and then replaced by itself
+    assert set(counts) == {most}
     assert damage("12 + (3)", kind, 0) == "12 + (3)"
 
 

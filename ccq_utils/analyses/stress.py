@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import DETERMINISTIC, GRADED
 from ccq_utils.codecs.quantizer import BITS, packed_bytes
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.scores import OWN, TaskVectors, Vectors, fitted_codecs, score_table
+from ccq_utils.study.scores import TaskVectors, Vectors, fitted_codecs, score_table
 from ccq_utils.study.stats import macro
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import weights_of
@@ -42,36 +43,26 @@ def score_coded(
         room = packed_bytes(min(most, 8 * budget // bits), bits)  # so that a map with no more dims is made once
     key = {"codec": method, "budget": room, "bits": bits, "decoders": weights_of(decoders), "flipped": flipped}
     key |= {"made": [study.profile.seed, 1 if method in DETERMINISTIC else seeds], "scorings": list(scorings)}
-    key |= {"fitted": vectors.general.fingerprint}
-    key |= {"tasks": {task: one.fingerprint for task, one in vectors.by_task.items()}}
+    key |= {"fitted": vectors.general.fingerprint, "tasks": [one.fingerprint for one in vectors.by_task.values()]}
 
     def make():
         codecs = fitted_codecs(study, method, room, vectors.general, decoders, seeds, bits)
-        each = [_score(vectors, codec, scorings, flipped, study.profile.seed + n) for n, codec in enumerate(codecs)]
-        found = {name: np.stack([one[name] for one in each]) for name in each[0]}
+
+        def score(seed, codec, one, scoring):
+            codes = flip_bits(codec.encode(one.documents), flipped, study.profile.seed + seed)
+            return one.ndcg(scores(codec, one.queries, codes, scoring == "symmetric"))
+
         shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
-        return found | {"shape": np.array(shape)}
+        named = itertools.product(scorings, vectors.by_task.items())
+        found = {f"{way} {task}": [score(*each, one, way) for each in enumerate(codecs)] for way, (task, one) in named}
+        return {name: np.stack(each) for name, each in found.items()} | {"shape": np.array(shape)}
 
     held = study.cache.arrays("scores", key, make)
     dims, depth, size = held["shape"].tolist()
-    labels |= {"method": method, "budget": budget, "bytes_per_vector": size}
-    labels |= {"dims": dims, "bits": depth} if method in GRADED else {"dims": depth, "bits": 1}  # a plane is a dim
+    dims, depth = (dims, depth) if method in GRADED else (depth, 1)  # a plane is a dim
+    labels |= {"method": method, "budget": budget, "bytes_per_vector": size, "dims": dims, "bits": depth}
     found = {scoring: {task: held[f"{scoring} {task}"] for task in vectors.by_task} for scoring in scorings}
     return pd.concat([score_table(found[name], scoring=name, **labels) for name in scorings], ignore_index=True)
-
-
-def _score(vectors, codec, scorings, flipped, seed):
-    """nDCG@10 per query by scoring and task; documents are coded once, also those that tasks share."""
-    found, decoded = {}, {}
-    for task, one in vectors.by_task.items():
-        same = id(vectors.fitting(task, OWN))
-        if same not in decoded:
-            decoded[same] = codec.decode(flip_bits(codec.encode(one.documents), flipped, seed)).T
-        for scoring in scorings:
-            coded = scoring == "symmetric"
-            queries = codec.decode(codec.encode(one.queries)) if coded else codec.project(one.queries)
-            found[f"{scoring} {task}"] = one.ndcg(queries @ decoded[same])
-    return found
 
 
 def bits_grid(study: Study, vectors: Vectors, methods, budgets, decoders: list[Decoder] = ()) -> pd.DataFrame:
@@ -80,8 +71,8 @@ def bits_grid(study: Study, vectors: Vectors, methods, budgets, decoders: list[D
     A method that has a choice keeps as many dims as fit the bytes and its map has.
     """
     grid = itertools.product([method for method in methods if method in GRADED], budgets, BITS[::-1])
-    scores = pd.concat([score_coded(study, vectors, method, size, decoders, bits) for method, size, bits in grid])
-    return study.summarise(scores, ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw)
+    found = pd.concat([score_coded(study, vectors, method, size, decoders, bits) for method, size, bits in grid])
+    return study.summarise(found, ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw)
 
 
 def best_bits(grid: pd.DataFrame) -> dict[tuple, int]:
@@ -107,7 +98,8 @@ def damage(text: str, kind: str, seed: int) -> str:
         return " ".join(words[:half] if kind == "first half" else words[-half:])
     places = [index for index, letter in enumerate(letters) if letter.isalpha()]
     for place in rng.permutation(places)[: TYPOS[kind]]:
-        letters[place] = string.ascii_lowercase[rng.integers(26)]
+        others = string.ascii_lowercase.replace(letters[place].lower(), "")
+        letters[place] = others[rng.integers(len(others))]
     return "".join(letters)
 
 

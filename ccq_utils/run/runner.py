@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import nbformat
@@ -79,7 +80,7 @@ class Run:
         return chosen
 
     def input_hash(self, notebook: Path) -> str:
-        """sha256 over what a notebook is made from: code, profile, package, lock, tables of earlier notebooks."""
+        """sha256 over what a notebook is made from: code, profile, package, lock, files that are read, earlier tables."""
         package = Path(__file__).parents[1]
         modules = {path.relative_to(package): path for path in package.rglob("*.py")}
         parts = {
@@ -87,9 +88,19 @@ class Run:
             "profile": self.profile.model_dump_json(),
             "package": {str(name): file_digest(modules[name]) for name in modules if name.parts[0] not in NOT_HASHED},
             "lock": file_digest(paths.ROOT / "requirements.lock"),
+            "files": self.files,
             "tables": {path.stem: self.tables(path) for path in self.notebooks if path.name < notebook.name},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """sha256 of the files that notebooks read: claims, published and timed numbers, one's own texts."""
+        data, spec = paths.ROOT / "data", self.profile
+        found = [data / "claims.yaml", data / "published_ndcg.csv", *data.glob("bench/*.csv")]
+        for kind, _, place in (each.source.partition(":") for each in (spec.training, *spec.tasks)):
+            found += [Path(place), *Path(place).rglob("*")] if kind in ("beir", "jsonl") else []
+        return {str(path): file_digest(path) for path in sorted(found) if path.is_file()}
 
     def tables(self, notebook: Path) -> dict[str, str]:
         """File name to sha256 of the tables that a notebook wrote."""
@@ -108,8 +119,8 @@ class Run:
         self.state.pop(notebook.stem, None)
         self._save_state()
         before = run_report.expected_seconds(self, notebook.stem)
-        line = self.executed / ".progress"
-        with watched(notebook.stem, len(read_notebook(notebook).cells) + 1, before, line) as seen:
+        count = len(read_notebook(notebook).cells) + 1
+        with watched(notebook.stem, count, before, self.executed / ".progress") as seen:
             told = {"on_cell_execute": lambda cell_index, **_: seen.update(cell=cell_index + 1)}
             told["on_cell_executed"] = lambda **_: seen.update(peak=max(seen["peak"], _peak_memory()))
             options = {"kernel_name": "python3", "language": "python", "cwd": paths.NOTEBOOKS, "progress_bar": False}

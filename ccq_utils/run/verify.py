@@ -26,6 +26,7 @@ from ccq_utils.common import paths
 from ccq_utils.common.cache import file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import check_output, write_atomically
+from ccq_utils.data.profile import load_profile
 from ccq_utils.run import report as run_report
 from ccq_utils.study import claims
 
@@ -40,7 +41,7 @@ def verify(profile: str, run: Path) -> pd.DataFrame:
     for folder in folders:
         if not any(folder.glob("[0-9][0-9]_*.csv")):
             raise StudyError(f"no tables in {paths.shown(folder)}; run `ccq run --profile {profile}` first")
-    parts = [edited(committed), recomputed(committed)]
+    parts = [edited(committed), recomputed(committed, load_profile(profile).bootstrap_seed)]
     for name in sorted({path.name for folder in folders for path in folder.glob("[0-9][0-9]_*.csv")}):
         table, there = Path(name).stem, [folder / name for folder in folders if (folder / name).is_file()]
         where = "the run" if there[0].parent == committed else "the committed tables"
@@ -120,11 +121,11 @@ def edited(committed: Path) -> pd.DataFrame:
     return pd.DataFrame([_row(name, "sha256", *each) for (name, _), each in zip(expected, found, strict=True)])
 
 
-def recomputed(committed: Path) -> pd.DataFrame:
+def recomputed(committed: Path, seed: int = 0) -> pd.DataFrame:
     """The committed claims against verdicts computed again from the committed per-query scores."""
     if not (path := committed / run_report.CLAIMS).is_file():
         return pd.DataFrame()
-    return compare(pd.read_csv(path), claims.verdicts(committed), f"{path.stem}, recomputed", scale=0.002)
+    return compare(pd.read_csv(path), claims.verdicts(committed, seed=seed), f"{path.stem}, recomputed", scale=0.002)
 
 
 def causes(committed: Path, fresh: Path) -> list[str]:

@@ -76,11 +76,8 @@ class Measurement(Strict):
 
     @model_validator(mode="after")
     def _complete(self):
-        needed = {
-            "retention difference": "measured reference other other_reference",
-            "correlation": "table x y pairs",
-            "seeds": "table y",
-        }.get(self.statistic, "measured reference")
+        needed = {"retention difference": "measured reference other other_reference", "seeds": "table y"}
+        needed = (needed | {"correlation": "table x y pairs"}).get(self.statistic, "measured reference")
         if missing := [key for key in needed.split() if not getattr(self, key)]:
             raise ValueError(f"a test by {self.statistic} needs {', '.join(missing)}")
         return self
@@ -91,10 +88,9 @@ class Measurement(Strict):
         return [found for found in (self.measured, self.reference, self.other, self.other_reference) if found]
 
     def __str__(self):
-        if self.statistic == "correlation":
-            return f"Spearman of {self.x} and {self.y} in {self.table}"
-        if self.statistic == "seeds":
-            return f"{self.y} in {self.table}, mean over seeds"
+        if self.table:
+            named = f"Spearman of {self.x} and {self.y} in {self.table}", f"{self.y} in {self.table}, mean over seeds"
+            return named[not self.x]
         names = [", ".join(f"{key} {value}" for key, value in chosen.items()) for chosen in self.selections]
         names = [name.replace("method ", "", 1) for name in names]
         if self.statistic == "difference":
@@ -155,7 +151,7 @@ def rule(results: Path, claims: list[Claim], seed: int = 0) -> list[Ruling]:
     corrected = pd.Series(p_values, dtype=float).dropna().groupby(notebooks).transform(holm)
     family = notebooks[corrected.index].value_counts()
     return [
-        Ruling(claim, *found, *_verdict(claim, *found[:2], corrected.get(number), family.get(claim.notebook)))
+        Ruling(claim, *found, *_verdict(claim, *found[:2], corrected.get(number, 1.0), family.get(claim.notebook, 1)))
         for number, (claim, found) in enumerate(zip(claims, measured, strict=True))
     ]
 
@@ -238,8 +234,8 @@ def verdicts(results: Path, first: str = "01", last: str = "99", seed: int = 0) 
 def by_task(results: Path, seed: int = 0) -> pd.DataFrame:
     """One row per claim and task: the number with its interval over that task's queries."""
     rulings = rule(results, load_claims(), seed)
-    rows = [(ruling.claim.id, task, *interval) for ruling in rulings for task, interval in ruling.by_task.items()]
-    return pd.DataFrame(rows, columns=["claim", "task", *Interval._fields])
+    rows = [(ruling.claim.id, task, *interval[:4]) for ruling in rulings for task, interval in ruling.by_task.items()]
+    return pd.DataFrame(rows, columns=["claim", "task", *Interval._fields[:4]])
 
 
 def in_brief(table: pd.DataFrame):

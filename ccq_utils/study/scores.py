@@ -35,8 +35,9 @@ class TaskVectors:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the vectors and of what the judgements make of them."""
-        return array_digest(self.queries, self.documents, self.ndcg(self.queries @ self.documents.T))
+        """sha256 (hex) of the vectors, of the judgements and of what decides ties."""
+        by = self.evaluator
+        return array_digest(self.queries, self.documents, by.rows, by.columns, by.gains, by.ideal, by.own, by.tie_rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +107,11 @@ def score_table(values: dict[str, np.ndarray], **labels) -> pd.DataFrame:
 
 def score_vectors(vectors: Vectors, transforms: list[Callable] = (lambda vectors: vectors,), **labels) -> pd.DataFrame:
     """Scores of float vectors after maps ``(n, D) -> (n, d)`` of queries and documents, one map per seed."""
-    values = {
-        task: np.stack([one.ndcg(transform(one.queries) @ transform(one.documents).T) for transform in transforms])
-        for task, one in vectors.by_task.items()
-    }
-    return score_table(values, **labels)
+
+    def score(one):
+        return np.stack([one.ndcg(each(one.queries) @ each(one.documents).T) for each in transforms])
+
+    return score_table({task: score(one) for task, one in vectors.by_task.items()}, **labels)
 
 
 def fitted_codecs(
@@ -134,15 +135,12 @@ def fitted_codecs(
 def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labels) -> pd.DataFrame:
     """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well."""
     labels |= {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": codecs[0].bytes_per_vector}
-    values = {task: [] for task in vectors.by_task}
-    for codec in codecs:
-        coded = {}
-        for task, one in vectors.by_task.items():
-            same = id(vectors.fitting(task, OWN))  # documents that tasks share are coded once
-            if same not in coded:
-                coded[same] = codec.encode(one.documents)
-            values[task].append(one.ndcg(scores(codec, one.queries, coded[same], symmetric)))
-    return score_table({task: np.stack(found) for task, found in values.items()}, **labels)
+
+    def score(codec, one):
+        return one.ndcg(scores(codec, one.queries, codec.encode(one.documents), symmetric))
+
+    values = {task: np.stack([score(codec, one) for codec in codecs]) for task, one in vectors.by_task.items()}
+    return score_table(values, **labels)
 
 
 def score_method(
