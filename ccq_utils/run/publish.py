@@ -36,7 +36,7 @@ MAIN = {
 HEAD = """# Claims
 
 `ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), whose head explains the verdicts, as the committed
-tables judge it. A number is a mean over tasks with its 95 % interval. *Concat* is the paper's: equal shares."""
+tables judge it. A number is a mean over these tasks with its 95 % interval. *Concat* is the paper's: equal shares."""
 
 
 def publish(profile: str = "default") -> list[Path]:

@@ -74,10 +74,9 @@ class Run:
     def choose(self, only: str = "") -> list[Path]:
         """All notebooks, or the one that ``only`` names by number ("3", "03") or by full name."""
         prefix = f"{int(only):02d}_" if only.isdecimal() else f"{only.removesuffix('.ipynb')}.ipynb"
-        chosen = [path for path in self.notebooks if not only or path.name.startswith(prefix)]
-        if not chosen:
-            raise StudyError(f"unknown notebook {only!r}; known: {', '.join(path.stem for path in self.notebooks)}")
-        return chosen
+        if chosen := [path for path in self.notebooks if not only or path.name.startswith(prefix)]:
+            return chosen
+        raise StudyError(f"unknown notebook {only!r}; known: {', '.join(path.stem for path in self.notebooks)}")
 
     def input_hash(self, notebook: Path) -> str:
         """sha256 over what a notebook is made from: code, profile, package, lock, files that are read, earlier tables."""

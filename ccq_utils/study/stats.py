@@ -146,8 +146,7 @@ def rank_correlation(x, y, pairs) -> Interval:
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     estimate = float(spearmanr(x, y).statistic)
-    pairs, half = np.asarray(pairs), np.inf
-    models = np.unique(pairs)
+    pairs, models, half = np.asarray(pairs), np.unique(pairs), np.inf
     if len(models) >= 4:
         without = [(pairs != model).all(axis=1) for model in models]
         left = np.array([spearmanr(x[rows], y[rows]).statistic for rows in without])
