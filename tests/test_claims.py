@@ -69,9 +69,9 @@ def test_verdict_follows_from_the_intervals(results, scores, gains, expected, ve
     [
         (0.2, 0.1, -0.3, 0.001, "partly", "does not hold on b"),
         (-0.2, 0.3, -0.6, 0.001, "partly", "holds on a; does not hold on b"),
-        (0.2, 0.3, 0.0, 0.2, "partly", "holds on a"),
-        (0.2, 0.0, 0.0, 0.2, "undecided", "not after Holm's correction"),
-        (-0.2, 0.0, 0.0, 0.2, "undecided", "not after Holm's correction"),
+        (0.2, 0.3, 0.0, 0.2, "partly", "holds on a; mean not after Holm's correction"),
+        (0.2, 0.0, 0.0, 0.2, "undecided", "mean not after Holm's correction"),
+        (-0.2, 0.0, 0.0, 0.2, "undecided", "mean not after Holm's correction"),
         (0.0, 0.105, 0.0, 1.0, "undecided", ""),  # its own interval excludes zero, but it is one of two tasks
     ],
 )
@@ -119,7 +119,7 @@ def test_many_claims_of_one_notebook_need_stronger_evidence(results, scores):
     elsewhere = rule(folder, [claim(), *(claim(f"C{n}", "03_train_decoder") for n in range(40))])[0]
     assert alone.interval == among.interval and alone.interval.low > 0
     assert (alone.verdict, elsewhere.verdict) == ("holds", "holds")
-    assert (among.verdict, among.note) == ("undecided", "not after Holm's correction")
+    assert (among.verdict, among.note) == ("undecided", "mean not after Holm's correction")
 
 
 def test_retention_difference_and_seeds(results, scores):

@@ -25,12 +25,12 @@ STATES = ("holds", "does not hold", "partly", "undecided", "not testable here")
 MAIN = {
     "K1": "Small models joined beat a larger one",
     "K1b": "Joined models beat the best of them",
-    "K3": "Models after the second add little",
+    "K3": "Models after the second add little, less than 0.01 either way",
     "M2": "The decoder keeps about 98 % at moderate compression",
     "D1": "One layer is better than more",
     "K2": "Decoder and quantizer keep 89 % at 48x, queries coded too",
     "K2c": "Random hyperplanes (LSH) keep 89 % at 48x, queries coded too",
-    "R": "More models make the compressed vector more robust",
+    "R": "More models make the compressed vector more robust: of nine claims",
 }
 """The paper's main claims in plain words, as README shows them; a letter stands for all claims that begin with it."""
 HEAD = """# Claims

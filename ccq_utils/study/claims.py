@@ -171,11 +171,10 @@ def _verdict(claim, interval, by_task, p, family):
     if by_task and len({"holds": on, "does not hold": off}.get(judged, ())) == len(by_task):
         mean = judged
     notes = [f"{word} on {', '.join(tasks)}" for word, tasks in (("holds", on), ("does not hold", off)) if tasks]
+    notes += ["mean not after Holm's correction"] * (judged != mean)
     if (on and mean != "holds") or (off and mean == "holds"):
         return "partly", "; ".join(notes)
-    if mean != "undecided":
-        return mean, ""
-    return mean, "; ".join(notes + ["not after Holm's correction"] * (judged != mean))
+    return mean, "; ".join(notes) if mean == "undecided" else ""
 
 
 def _measure(claim, results, scores, seed):
