@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from ccq_utils.analyses import comparison
+from ccq_utils.codecs.codec import NotPossible
 from ccq_utils.codecs.decoder import fit_pca
+from ccq_utils.common.errors import StudyError
 from ccq_utils.study import stats
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import GENERAL, OWN, FittingVectors, TaskVectors, Vectors, score_table
@@ -93,3 +95,10 @@ def test_what_cannot_be_fitted_is_named_and_the_rest_is_scored_once(study, judge
     } == {1, 2}
     monkeypatch.setattr(comparison, "make_codec", None)  # everything is in the cache
     assert comparison.score_methods(study, given, 8, factor=16)[0].equals(scores)
+    for error, words in ((NotPossible, "no method can be had at 8 bytes .*; PQ: too few"), (StudyError, "^too few")):
+
+        def refuse(*_, error=error, **__):  # as RaBitQ does, or a full disk
+            raise error("too few")
+
+        with pytest.raises(StudyError, match=words):
+            comparison.score_methods(study, {"PQ": comparison.Method(refuse, {error.__name__: 1}, vectors)}, 8)

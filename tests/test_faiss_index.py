@@ -99,7 +99,13 @@ def test_a_file_of_another_codec_or_without_its_ids_is_an_error(held, tmp_path):
     (tmp_path / "index.faiss.json").write_text(json.dumps(beside | {"version": 9}))
     with pytest.raises(StudyError, match="format version 9"):
         load_index(path, MARKS)
-    path.write_bytes(path.read_bytes()[:100])
+    whole = path.read_bytes()
+    save_index(path, to_faiss(held[0], held[1][:200]), list(map(str, range(200))), MARKS)
+    for content in (whole, path.read_bytes()[:-1] + b"x"):  # of the run before, damaged
+        path.write_bytes(content)
+        with pytest.raises(StudyError, match="it is damaged, or its ids are of another run"):
+            load_index(path, MARKS)
+    path.write_bytes(whole[:100])
     (tmp_path / "index.faiss.json").write_text(json.dumps(beside))
     with pytest.raises(StudyError, match="cannot be read .*make it with ccq export-faiss"):
         load_index(path, MARKS)

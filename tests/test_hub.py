@@ -25,7 +25,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import SHIPPED, HubModel, load_profile
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule
 from ccq_utils.models.base_models import BUILDERS
-from ccq_utils.models.hub_models import modules, pin
+from ccq_utils.models.hub_models import modules, pin, snapshot
 
 COMMIT, OTHER = "c" * 40, "0" * 40
 E5, BGE, GTE, ARCTIC, LARGER = (
@@ -346,6 +346,16 @@ def test_a_study_of_a_paper_like_profile_loads_all_from_the_hub(loaded):
     assert found["e5-small-v2"][:2] == ["query: ", "passage: "]
     assert found["snowflake-arctic-embed-s"][0] == "query : "  # from the model's own files
     assert all(REVISIONS[name] in found[name.split("/")[1]][2] for name in (E5, BGE, GTE, ARCTIC))
+
+
+def test_weights_that_came_damaged_are_removed_and_named(tmp_path, monkeypatch):
+    (tmp_path / ("0" * 64)).write_text("damaged")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "model.safetensors").symlink_to(tmp_path / ("0" * 64))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
+    with pytest.raises(StudyError, match="'a/b': weights came damaged and were removed from the cache; run again"):
+        snapshot("a/b", "c" * 40)
+    assert not (tmp_path / ("0" * 64)).exists()
 
 
 def test_shipped_names_are_those_with_a_builder():

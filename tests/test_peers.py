@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ccq_utils.codecs.codec import scores, shared_bytes
+from ccq_utils.codecs.codec import NotPossible, scores, shared_bytes
 from ccq_utils.codecs.peers import PEERS, FaissCodec, make_peer
 from ccq_utils.common.errors import StudyError
 
@@ -118,6 +118,12 @@ def test_too_few_vectors_are_an_error_and_no_crash(corpus):
         make_peer("PQ", DIMS, 32).fit(corpus[:100])
     with pytest.raises(StudyError, match="this fit needs at least 32"):
         make_peer("PCA, SQ8", DIMS, 32).fit(corpus[:10])
+
+
+@pytest.mark.parametrize("name", ["PQ", "PQ, equalised", "OPQ"])
+def test_more_bytes_than_dims_are_an_error_of_their_own_kind(name):
+    with pytest.raises(NotPossible, match="of 64 dims has at most as many bytes; 100 are too many"):
+        make_peer(name, DIMS, 100)
 
 
 def test_what_faiss_cannot_build_is_a_clear_error(corpus):

@@ -175,6 +175,22 @@ def test_what_cannot_be_had_is_one_clear_error(home, tmp_path, options, message)
         again(home, tmp_path / "out", **options)
 
 
+def test_a_model_that_was_fitted_again_is_read_again(home, tmp_path):
+    shutil.copytree(home / "model", tmp_path / "model")
+    encode_corpus(tmp_path / "model", home / "texts.jsonl", tmp_path / "one", threads=1, part=PART)
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(home / "other", tmp_path / "model")
+    assert encode_corpus(tmp_path / "model", home / "texts.jsonl", tmp_path / "two", threads=1, part=PART)["made"] == 8
+
+
+def test_without_ray_the_error_says_how_to_get_it(home, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        StudyError, match=r"Ray is not installed; get it by: pip install 'compressed-concatenation\[ray\]'"
+    ):
+        again(home, tmp_path / "out", address="local")
+
+
 def test_commands_encode_to_a_folder_and_search_it(home, tmp_path, capsys):
     model, corpus, out = str(home / "model"), str(home / "texts.jsonl"), f"{tmp_path}/codes/"
     assert cli.main(["encode", model, corpus, "--out", out, "--part", "50", "--threads", "1"]) == 0

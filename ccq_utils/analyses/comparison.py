@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.codec import shared_bytes
+from ccq_utils.codecs.codec import NotPossible, shared_bytes
 from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.errors import StudyError
@@ -30,14 +30,14 @@ METHODS = (OURS, "decoder", "decoder, rotated", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``, with their usual bits."""
 
 
-def held_out(study: Study, members=None) -> dict[str, Vectors]:
+def held_out(study: Study) -> dict[str, Vectors]:
     """Split (``validation``, ``test``) -> half of each corpus to search; what its other half is fitted on is ``own``.
 
     The half is drawn by the profile's seed. Judgements of the other half are left out, and queries that had no others.
     """
     found, own = {}, {}
     for split in ("validation", "test"):
-        whole, by_task = task_vectors(study, split, members), {}
+        whole, by_task = task_vectors(study, split), {}
         for name, one in whole.by_task.items():
             task, names = one.evaluator.task, np.array(list(one.evaluator.task.documents), dtype=object)
             order = np.random.default_rng(study.profile.seed).permutation(len(names))
@@ -101,8 +101,12 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
             size = {**key, "shared": vectors.dims, "vectors": len(to.training)}
             held = study.cache.arrays("scores", size, lambda: {"bytes": np.array([shared_bytes(fit(to)[0])])})  # noqa: B023
             found.append(scores.assign(shared_bytes=held["bytes"].item()))
-        except StudyError as error:
+        except NotPossible as error:
             skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})
+    if not found:
+        raise StudyError(
+            f"no method can be had at {budget} bytes per vector; {skipped[0]['method']}: {skipped[0]['reason']}"
+        )
     return pd.concat(found, ignore_index=True), skipped
 
 
@@ -132,8 +136,9 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     share (basis, codebooks) as well.
     """
     if not source.startswith("beir:"):
-        known = "beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
-        raise StudyError(f"unknown task {source!r}; accepted: {known}")
+        raise StudyError(
+            f"unknown task {source!r}; accepted: beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
+        )
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
     path = place_of(source.removeprefix("beir:"), "task").resolve()
@@ -158,8 +163,7 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
     rows["total_bytes"] = rows["bytes_per_vector"] + rows["shared_bytes"] / documents
     columns = "method fitted_on bytes_per_vector total_bytes compression_factor ndcg_at_10 retention low high".split()
     concat = {"members": study.members, "dims": vectors.dims, "bytes_per_vector": 4 * vectors.dims}
-    found = {"task": name, "profile": study.profile.name}
-    found |= {"queries": len(vectors.raw), "documents": documents}
+    found = {"task": name, "profile": study.profile.name, "queries": len(vectors.raw), "documents": documents}
     found["models"] = [{"name": model} | _mean(study, alone[model].raw) for model in models]
     found["concat"] = concat | _mean(study, vectors.raw)
     rows = rows[columns].astype(object).where(rows[columns].notna(), None)  # NaN: resamples without any hit

@@ -9,6 +9,10 @@ import torch
 from ccq_utils.common.errors import StudyError
 
 
+class NotPossible(StudyError):
+    """A codec that cannot be had: of these bytes, or from these vectors. What goes wrong otherwise is a plain StudyError."""
+
+
 class Codec(Protocol):
     """A compression method: fitted on vectors without judgements, then frozen; every one has
 
@@ -23,11 +27,11 @@ class Codec(Protocol):
 
 
 def require_distinct(rows, needed: int) -> None:
-    """Raises ``StudyError`` for fewer than ``needed`` texts, or vectors ``(n, d)``, and where most of them are the same."""
+    """Raises ``NotPossible`` for fewer than ``needed`` texts, or vectors ``(n, d)``, and where most of them are the same."""
     found = Counter(hash(row if isinstance(row, str) else row.tobytes()) for row in rows)
     if len(rows) < needed or 2 * len(found) <= needed or 2 * max(found.values()) > len(rows):
         known = f"{len(found)} of {len(rows)} texts are different"
-        raise StudyError(f"{known}; this fit needs at least {needed}, most of them different")
+        raise NotPossible(f"{known}; this fit needs at least {needed}, most of them different")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ccq_utils.codecs.codec import require_distinct
+from ccq_utils.codecs.codec import NotPossible, require_distinct
 from ccq_utils.common.cache import remembered
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
@@ -127,7 +127,7 @@ def fit_pca(vectors: np.ndarray, dims: int, power: float = 0.0, held_out: np.nda
     share, and queries find their document by the small ones (notebook 07). A power of 1 whitens.
     """
     if dims > (in_dims := vectors.shape[1]):
-        raise StudyError(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
+        raise NotPossible(f"PCA to {dims} dims needs vectors of at least as many, got {in_dims}")
     require_distinct(vectors, 2)
     axes = principal_axes(vectors)[:, :dims]
     if power:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ccq_utils.codecs.files import VERSION, check_codes, check_made, reading
 from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
+from ccq_utils.common.cache import file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 
@@ -61,7 +62,7 @@ def to_faiss(codec, codes: np.ndarray):
 
 
 def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and numbers, ``(queries, count)``, best first, of the best documents of float queries ``(queries, D)``."""
+    """Scores and numbers, ``(queries, min(count, documents))``, best first, for float queries ``(queries, D)``."""
     if count < 1:
         raise StudyError(f"k {count} must be at least 1")
     if count > index.ntotal:
@@ -77,13 +78,13 @@ def search(codec, index, queries: np.ndarray, count: int = 10) -> tuple[np.ndarr
 
 
 def save_index(path: Path, index, ids: list[str], marks: dict[str, str]) -> None:
-    """Write the index, which ``faiss.read_index`` reads, and beside it ``NAME.json`` with ids and fingerprints."""
+    """Write the index, which ``faiss.read_index`` reads, and ``NAME.json`` with ids, fingerprints and the index's sha256."""
     if len(ids) != index.ntotal:
         raise StudyError(f"index {path.name}: {index.ntotal} codes need as many ids, got {len(ids)}")
     with write_atomically(path) as file:
         load_faiss().write_index(index, file.name)
     with write_atomically(Path(f"{path}.json"), "w") as file:
-        json.dump({"version": VERSION, **marks, "ids": ids}, file)
+        json.dump({"version": VERSION, **marks, "index": file_digest(path), "ids": ids}, file)
 
 
 def load_index(path: Path, marks: dict[str, str]) -> tuple:
@@ -91,4 +92,6 @@ def load_index(path: Path, marks: dict[str, str]) -> tuple:
     with reading(f"index {path}", "make it with ccq export-faiss"):
         held = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
         check_made(held, f"index {path.name}", marks)
+        if held["index"] != file_digest(path):
+            raise ValueError("it is damaged, or its ids are of another run")
         return load_faiss().read_index(str(path)), held["ids"]

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from ccq_utils.codecs.codec import Codec, require_distinct
+from ccq_utils.codecs.codec import Codec, NotPossible, require_distinct
 from ccq_utils.codecs.decoder import fit_pca, principal_axes, random_rotation
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.codecs.percentile import POWER, LshCodec
@@ -61,7 +61,7 @@ class FaissCodec:
             self.saved_ = faiss.serialize_index(self.index_)  # counted by shared_bytes
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
-            raise StudyError(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
+            raise NotPossible(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -102,7 +102,7 @@ class ItqCodec(LshCodec):
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
         """Learn a rotation of the PCA dims, from a random one on."""
         if self.bits > MOST_ITQ_BITS:
-            raise StudyError(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
+            raise NotPossible(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
         require_distinct(vectors, self.bits)
         mean = vectors.mean(axis=0, dtype=np.float64)
         axes = principal_axes(vectors - mean)[:, : self.bits]
@@ -127,7 +127,7 @@ class RabitqCodec(FaissCodec):
 
     def __init__(self, in_dims: int, budget: int, seed: int = 0):
         if budget <= self.CONSTANTS:
-            raise StudyError(f"RaBitQ needs {self.CONSTANTS} bytes of constants; {budget} are too few")
+            raise NotPossible(f"RaBitQ needs {self.CONSTANTS} bytes of constants; {budget} are too few")
         super().__init__("RaBitQ", min(in_dims, 8 * (budget - self.CONSTANTS)), seed)
 
     def score(self, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -191,6 +191,8 @@ class Equalised:
 
 
 def _pq_dims(dims, budget):
+    if budget > dims:
+        raise NotPossible(f"product quantization of {dims} dims has at most as many bytes; {budget} are too many")
     return max(budget, min(dims, PQ_DIMS) // budget * budget)
 
 

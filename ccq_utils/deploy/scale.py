@@ -35,8 +35,9 @@ def encode_corpus(
     """Encode a corpus to a folder that ``CompressedModel.load_codes`` reads: numbers of ``texts``, ``parts``, ``made`` now.
 
     ``model`` is a saved model's folder, on a cluster at the same path on every machine; ``texts`` a JSON lines file or
-    a folder of them, read twice, never held as a whole; ``address`` of Ray is empty, ``local``, ``auto``, ``host:port`` or
-    ``ray://host:port``; ``workers`` is None for all that have room; ``threads`` are of each, None is one with Ray.
+    a folder of them, read twice, never held whole, ``part`` texts to a file of codes; ``device`` and ``precision`` are as
+    ``CompressedModel.load`` takes them; ``address`` of Ray is empty, ``local``, ``auto``, ``host:port`` or ``ray://host:port``;
+    ``workers`` is None for all that have room; ``threads`` are of each, None is one with Ray.
     """
     model, texts, out = Path(model).resolve(), Path(texts), Path(out)
     there = [path for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
@@ -76,12 +77,13 @@ def encode_corpus(
 def encode_part(model: str, marks: dict[str, str], threads: int | None, device, texts: list[str]) -> np.ndarray:
     """Codes of one part, by a model that each process loads once; refuses a machine that holds another one."""
     with threadpool_limits(threads):
-        if not (loaded := _loaded(model, device, marks["precision"])).marks.items() <= marks.items():
+        loaded = _loaded(model, device, marks["precision"], json.dumps(read_manifest(Path(model))))
+        if not loaded.marks.items() <= marks.items():
             raise StudyError(f"the saved model {model} is another one on this machine; copy it to all of them")
         return loaded.encode_document(texts)
 
 
-_loaded = lru_cache(maxsize=1)(CompressedModel.load)
+_loaded = lru_cache(maxsize=1)(lambda model, device, precision, _: CompressedModel.load(model, device, precision))
 
 
 def _cut(texts, part):
@@ -149,8 +151,10 @@ def _connect(address, cpus):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
     if address == "local":
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system: the loopback address alone
-    import ray
-
+    try:
+        import ray
+    except ImportError as error:
+        raise StudyError("Ray is not installed; get it by: pip install 'compressed-concatenation[ray]'") from error
     if ray.is_initialized():
         return ray, False
     local = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}

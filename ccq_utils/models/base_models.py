@@ -174,19 +174,14 @@ def _trained(name, key, build, cache, source, modules=None):
 
 
 def from_hub(name: str, spec: HubModel, profile: Profile) -> BaseModel:
-    """A base model from the hub, in the profile's precision; nothing is fetched before it is used."""
+    """A base model from the hub, in the profile's precision; fetched when used, or now where its files decide its prompts."""
     pinned = hub_models.pin(spec)
     folder = cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
+    mark = digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length)
+    source, prompts = f"{spec.hub} (hub revision {pinned.revision})", hub_models.prompts(pinned, folder)
+    how = {"device": None, "precision": encoding.precision_here(profile.precision)}
     return BaseModel(
-        name,
-        digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length),
-        folder,
-        pinned.licence,
-        f"{spec.hub} (hub revision {pinned.revision})",
-        hub_models.prompts(pinned, folder),
-        lambda path: hub_models.modules(path, spec),
-        device=None,
-        precision=encoding.precision_here(profile.precision),
+        name, mark, folder, pinned.licence, source, prompts, lambda path: hub_models.modules(path, spec), **how
     )
 
 

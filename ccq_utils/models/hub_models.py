@@ -23,12 +23,8 @@ def pin(spec: HubModel) -> HubModel:
     except KeyError:  # mteb does not know it
         meta = None
     prompts = (meta and meta.loader_kwargs or {}).get("model_prompts") or {}
-    known = {
-        "revision": meta and meta.revision,
-        "licence": meta and meta.license or "not specified",
-        "query_prompt": prompts.get("query"),
-        "document_prompt": prompts.get("document", prompts.get("passage")),
-    }
+    known = {"revision": meta and meta.revision, "licence": meta and meta.license or "not specified"}
+    known |= {"query_prompt": prompts.get("query"), "document_prompt": prompts.get("document", prompts.get("passage"))}
     pinned = spec.model_copy(update={key: value for key, value in known.items() if getattr(spec, key) is None})
     if not pinned.revision:
         raise StudyError(f"mteb has no revision of {spec.hub!r}; add revision: COMMIT (40 hex digits) to the profile")
@@ -52,6 +48,8 @@ def snapshot(name: str, revision: str) -> Path:
     with reaching(f"model {name!r}", revision):
         try:
             return fetch()
+        except StudyError:
+            raise
         except Exception:  # perhaps no hub is there, and an older huggingface_hub kept no list of the commit's files
             with suppress(errors.LocalEntryNotFoundError):
                 return fetch(local_files_only=True)
