@@ -11,15 +11,9 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["CompressedModel", "Concat", "Decoder", "PercentileQuantizer", "Study", "StudyError", "load_model"]
 
-_HOMES = {
-    "CompressedModel": "deploy.pipeline",
-    "Concat": "deploy.modules",
-    "Decoder": "codecs.decoder",
-    "PercentileQuantizer": "codecs.quantizer",
-    "Study": "study.study",
-    "StudyError": "common.errors",
-    "load_model": "deploy.modules",
-}
+_HOMES = {"CompressedModel": "deploy.pipeline", "Concat": "deploy.modules", "Decoder": "codecs.decoder"}
+_HOMES |= {"PercentileQuantizer": "codecs.quantizer", "Study": "study.study", "StudyError": "common.errors"}
+_HOMES["load_model"] = "deploy.modules"
 
 
 def __getattr__(name: str):

@@ -217,7 +217,7 @@ def test_what_lies_beside_a_saved_model_is_named_and_kept(made, tmp_path):
     made("LSH").save(tmp_path / "model")
     mine = tmp_path / "model" / "codec" / "my_codes.safetensors"
     mine.write_bytes(b"years of work")
-    with pytest.raises(StudyError, match="holds codec/my_codes.safetensors beside a saved model; move that away"):
+    with pytest.raises(StudyError, match="holds codec/my_codes.safetensors beside a saved model; move it away"):
         made("LSH").save(tmp_path / "model")
     mine.unlink()
     (tmp_path / "model" / "pipeline.json").write_text("[]")

@@ -104,9 +104,7 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
         except NotPossible as error:
             skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})
     if not found:
-        raise StudyError(
-            f"no method can be had at {budget} bytes per vector; {skipped[0]['method']}: {skipped[0]['reason']}"
-        )
+        raise StudyError(f"no method can be had at {budget} bytes; {skipped[0]['method']}: {skipped[0]['reason']}")
     return pd.concat(found, ignore_index=True), skipped
 
 
@@ -136,9 +134,7 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     share (basis, codebooks) as well.
     """
     if not source.startswith("beir:"):
-        raise StudyError(
-            f"unknown task {source!r}; accepted: beir:DIR, with corpus.jsonl, queries.jsonl, qrels/test.tsv"
-        )
+        raise StudyError(f"unknown task {source!r}; accepted: beir:DIR of corpus.jsonl, queries.jsonl, qrels/test.tsv")
     if budget < 1:
         raise StudyError(f"budget {budget} must be at least one byte per vector")
     path = place_of(source.removeprefix("beir:"), "task").resolve()

@@ -191,18 +191,14 @@ def read_manifest(folder: Path) -> dict:
 def check_place(folder: Path) -> None:
     """Raises ``StudyError`` where a model cannot be saved: a file, the working folder, or one that holds something else."""
     if Path.cwd().is_relative_to(folder.resolve()):
-        raise StudyError(
-            f"{folder} is the working folder or holds it, and saving replaces a folder whole; name another"
-        )
+        raise StudyError(f"{folder} is the working folder or holds it, which saving would replace; name another one")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and MANIFEST not in there)):
         raise StudyError(f"{folder} is no empty folder and holds no saved model; choose another one")
     with files.reading(f"saved model {folder}", "choose another folder, or delete it"):
         ours = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"] if there else ()
     if others := sorted(there - {MANIFEST, "README.md", *ours}):
-        raise StudyError(
-            f"{folder} holds {', '.join(others[:3])} beside a saved model; move that away, saving deletes it"
-        )
+        raise StudyError(f"{folder} holds {others[0]} beside a saved model; move it away, for saving deletes it")
 
 
 def model_fingerprint(model: SentenceTransformer) -> str:
