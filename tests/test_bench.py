@@ -68,6 +68,21 @@ def test_a_corpus_grows_and_its_judged_documents_are_never_fitted_on(
     assert len(fitted) == 3 and not judged & {row.tobytes() for rows in fitted for row in rows}
     assert (table["total_bytes"] >= table["bytes_per_vector"]).all() and set(table["members"]) == {"a"}
     assert table.loc[table["method"] == "LSH", "shared_bytes"].eq(0).all()
+    monkeypatch.setattr(bench, "task_vectors", lambda *_, **__: pytest.fail("worked for nothing"))
+    for count, members, sizes, message in (
+        (
+            19,
+            ["a"],
+            (100, 400),
+            r"80 documents and 19 distractors come to none of \(100, 400\); give at least 20 texts",
+        ),
+        (99, ["a"], (50,), "none of .*; give a task of fewer documents"),
+        (99, ["a", "b"], (100,), "unknown member 'b'; accepted: a$"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            bench.growth(study, ["text"] * count, members, sizes=sizes)
+    with pytest.raises(StudyError, match="members a are of the corpus that grows; name distractors as well"):
+        bench.run("tiny", members=["a"])
 
 
 # ---- the comparison on one's own task ---------------------------------------------------------------------------

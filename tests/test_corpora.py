@@ -56,6 +56,12 @@ def test_long_text_is_cut_into_passages_of_max_words(corpora):
     assert {len(text.split()) for text in made.training} == {20, 5}
 
 
+def test_a_title_alone_is_no_text_and_no_half_of_a_pair(corpora):
+    rows = [passage(number) | ({"text": ""} if number % 10 == 0 else {}) for number in range(500)]
+    made = corpora("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(made.pairs) == 450 - 256 - 16 and all(short and long for short, long in made.pairs)
+
+
 def test_same_seed_gives_the_same_text(corpora):
     assert corpora() == corpora()
 

@@ -223,9 +223,12 @@ def test_beir_validation_comes_from_the_dev_file(beir):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"test": None}, ["weather", "test.tsv", "is missing"]),
-        ({"corpus": None}, ["weather", "corpus.jsonl", "is missing"]),
-        ({"queries": None}, ["weather", "queries.jsonl", "is missing"]),
+        (
+            {"test": None},
+            ["weather", "test.tsv", "is missing; give corpus.jsonl, queries.jsonl, qrels/test.tsv, plain or as .gz"],
+        ),
+        ({"corpus": None}, ["weather", "corpus.jsonl", "is missing; give"]),
+        ({"queries": None}, ["weather", "queries.jsonl", "is missing; give"]),
         ({"test": QRELS + "q2\td9\t1\n"}, ["weather", "test.tsv line 5", "'d9'", "does not exist", "allow_missing"]),
         ({"test": QRELS + "q9\td1\t1\n"}, ["weather", "test.tsv line 5", "'q9'", "does not exist"]),
         ({"corpus": ""}, ["weather", "corpus.jsonl holds no text"]),

@@ -43,15 +43,17 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 """Compression; results per query; length of the noise in a query beside a document; vectors drawn at once."""
 
 
-def run(profile="default", documents=100_000, texts=128, output="", rounds=5, distractors="", members=()) -> list[Path]:
+def run(profile="default", documents=100_000, texts=128, output="", distractors="", members=()) -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
     Rows of other profiles stay. So many ``texts`` are encoded, so many ``documents`` searched: a million takes 6 GB. With
     ``distractors``, JSON lines, it is ``bench_growth.csv`` of the concat of ``members``, or of those that notebook 01 chose.
     """
     study, folder = Study(profile), Path(output or FOLDER)
-    parts = {"encoding": lambda: encoding(study, texts, rounds)}
-    parts["search"] = lambda: search(study.concat("training"), documents, seed=study.profile.seed, rounds=rounds)
+    parts = {"encoding": lambda: encoding(study, texts)}
+    parts["search"] = lambda: search(study.concat("training"), documents, seed=study.profile.seed)
+    if members and not distractors:
+        raise StudyError(f"members {', '.join(members)} are of the corpus that grows; name distractors as well")
     if distractors:
         texts = list(read_texts(Path(distractors)).values())
         parts = {"bench_growth": lambda: growth(study, texts, list(members) or study.members)}
@@ -97,9 +99,15 @@ def growth(study: Study, texts: list[str], members, sizes=GROWN, fitted=FITTED, 
 
     Judged documents are never fitted on. Retention is against the concat on the same documents.
     """
-    task, whole, tables = list(study.tasks)[-1], task_vectors(study, members=members), []
+    task, tables = list(study.tasks)[-1], []
+    count = len(study.tasks[task].documents)
+    if unknown := [name for name in members if name not in study.models]:
+        raise StudyError(f"unknown member {unknown[0]!r}; accepted: {', '.join(study.models)}")
+    if not any(count <= size <= count + len(texts) for size in sizes):
+        needed = [f"at least {size - count} texts" for size in sizes if size >= count] or ["a task of fewer documents"]
+        raise StudyError(f"{count} documents and {len(texts)} distractors come to none of {sizes}; give {needed[0]}")
+    whole = task_vectors(study, members=members)
     alone, judge = replace(whole, by_task={task: whole.by_task[task]}), whole.by_task[task].evaluator
-    count = len(judge.task.documents)
     added = concat([embed(study.models[name], texts[: max(sizes) - count], study.cache) for name in members])
     for size in [size for size in sizes if count <= size <= count + len(added)]:
         grown_to = grown(study, alone, added[: size - count])

@@ -38,6 +38,8 @@ def load_corpora(spec: TextSpec, seed: int) -> Corpora:
     pairs, groups = [], []
     for group, short, long in _in_seeded_order(spec, seed):
         use = next((name for name, size in wanted.items() if len(found[name]) < size), None)
+        if not (shows(short) and shows(long)):  # a title alone
+            continue
         words = long.split()
         if use in ("training", None):
             pairs.append((short, " ".join(words[: 2 * spec.max_words])))

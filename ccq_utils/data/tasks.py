@@ -151,6 +151,9 @@ def _beir_task(spec, place, seed):
     def held(name):  # as it is, or packed
         return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), folder / name)
 
+    needed = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
+    if lacking := [name for name in needed if not held(name).exists()]:
+        raise StudyError(f"{owner}: {folder / lacking[0]} is missing; give {', '.join(needed)}, plain or as .gz")
     documents, queries = (read_texts(held(f"{name}.jsonl"), owner, empty=True) for name in ("corpus", "queries"))
     known = queries, None if spec.allow_missing else documents
     test = _read_qrels(held("qrels/test.tsv"), owner, *known)
