@@ -7,7 +7,7 @@ import pytest
 
 from ccq_utils.codecs.codec import scores, shared_bytes
 from ccq_utils.codecs.decoder import fit_pca
-from ccq_utils.codecs.files import fingerprint, load_codec, save_codec
+from ccq_utils.codecs.files import fingerprint, load_codec, require_fit, save_codec
 from ccq_utils.codecs.percentile import CODECS, LshCodec, PercentileCodec, make_codec
 from ccq_utils.common.errors import StudyError
 
@@ -76,6 +76,22 @@ def test_scores_code_documents_alone_or_both_sides():
     codes = np.array([[1, 2], [3, 0]], dtype=np.uint8)  # stand for (1.5, 2.5) and (3.5, 0.5)
     assert np.allclose(scores(Halves(), queries, codes), [[6.8, 5.2], [12.25, 2.45]])
     assert np.allclose(scores(Halves(), queries, codes, symmetric=True), [[8.5, 6.5], [12, 4]])
+    own = Halves()
+    own.score = lambda queries, codes: "its own"
+    assert scores(own, queries, codes) == "its own"
+    with pytest.raises(StudyError, match="Halves has a score of its own, for float queries; leave symmetric out"):
+        scores(own, queries, codes, symmetric=True)
+
+
+def test_a_fit_that_fails_leaves_the_codec_as_it_was(training, documents):
+    codec, new = PercentileCodec(8, 2).fit(training), PercentileCodec(8, 2)
+    before = codec.encode(documents)
+    for each in (codec, new):
+        with pytest.raises(StudyError, match="this fit needs at least 4"):
+            each.fit(documents[:3])
+    assert np.array_equal(codec.encode(documents), before)
+    with pytest.raises(StudyError, match="the codec is not fitted"):
+        require_fit(new)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -180,7 +196,9 @@ def test_decoded_vectors_have_length_one(fitted, documents):
 
 
 def test_unknown_codec_is_an_error_that_lists_the_known():
-    with pytest.raises(StudyError, match="codec 'zip' is unknown; choose one of: equalised PCA, PCA, .*LSH"):
+    with pytest.raises(
+        StudyError, match="codec 'zip' is unknown; choose one of: 'equalised PCA', 'PCA', 'PCA, rotated', .*'LSH'"
+    ):
         make_codec("zip", DIMS, 4)
 
 

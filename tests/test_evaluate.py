@@ -122,7 +122,7 @@ def test_top_is_sorted_and_leaves_the_own_document_out(make_task, random_vectors
     evaluator, scores = Evaluator(task), random_vectors(16, 150)
     names = list(task.documents)
     scores[np.arange(16), [names.index(query) for query in evaluator.query_ids]] = 9
-    top = evaluator.top(scores, 10)
+    top = evaluator.top(scores)
     found = np.take_along_axis(scores, top, axis=1)
     assert top.shape == (16, 10) and (np.diff(found, axis=1) <= 0).all() and found.max() < 9
 

@@ -76,5 +76,9 @@ def test_every_task_has_a_colour():
 def test_cells_hold_estimate_and_interval_in_the_tables_order():
     rows = [("z", "a", 1.0), ("z", "b", 2.0), ("c", "a", 3.0)]
     table = pd.DataFrame(rows, columns=["task", "method", "estimate"]).assign(low=0.5, high=9.0)
-    found = figures.cells(table, ["task"], "method", digits=1)
-    assert list(found.index) == ["z", "c"] and found.loc["z", "b"] == "2.0 [0.5, 9.0]" and pd.isna(found.loc["c", "b"])
+    found = figures.cells(table, ["task"], "method")
+    assert (
+        list(found.index) == ["z", "c"]
+        and found.loc["z", "b"] == "2.000 [0.500, 9.000]"
+        and pd.isna(found.loc["c", "b"])
+    )

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from ccq_utils.codecs.decoder import fit_pca
 from ccq_utils.codecs.percentile import LshCodec, PercentileCodec
 from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
+from ccq_utils.deploy.card import measured
 from ccq_utils.deploy.coded import coded_model
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule
 from ccq_utils.deploy.pipeline import CompressedModel, model_fingerprint
@@ -333,7 +335,7 @@ def test_damaged_codes_file_is_an_error(made, texts, tmp_path):
     [
         (
             ["--codec", "zip", "--output", "new"],
-            "codec 'zip' is unknown; choose one of: equalised PCA",
+            "codec 'zip' is unknown; choose one of: 'equalised PCA'",
         ),
         (["--output", "."], "is no empty folder and holds no saved model"),
     ],
@@ -404,7 +406,7 @@ def test_commands_say_what_is_wrong(home, tmp_path, written, capsys):
         ),
         (
             ["fit", "--profile", "tiny", "--output", str(tmp_path / "m"), "--codec", "zip"],
-            "codec 'zip' is unknown; choose one of: equalised PCA",
+            "codec 'zip' is unknown; choose one of: 'equalised PCA'",
         ),
         (
             ["fit", "--profile", "paper", "--output", str(tmp_path / "m")],
@@ -442,6 +444,20 @@ def test_card_holds_the_studys_numbers(home, texts, tmp_path):
     table = codec_table(place)
     assert f"| {table['method']} | {table['bytes_per_vector']} | {table['estimate']:.3f} " in card
     assert card.startswith("---\nlibrary_name: sentence-transformers\n") and "| wordllama | 256 | 0.8 | {} |" in card
+
+
+def test_card_of_a_profile_with_one_task_has_its_rows(tmp_path):
+    row = {"scoring": "asymmetric", "task": "mine", "method": "PCA", "bytes_per_vector": 8}
+    tables = {
+        "01_candidates": {"name": "a", "licence": "mit", "source": "here"},
+        "01_single_scores": {"model": "a", "estimate": 0.5},
+        "05_at_48x": row | {"estimate": 0.9, "low": 0.8, "high": 1},
+    }
+    for name, held in tables.items():
+        pd.DataFrame([held]).to_csv(tmp_path / f"{name}.csv", index=False)
+    profile = SimpleNamespace(name="one", tasks=[SimpleNamespace(name="mine")])
+    given = {"read": lambda name: pd.read_csv(tmp_path / f"{name}.csv"), "results": tmp_path, "profile": profile}
+    assert "| PCA | 8 | 0.900 [0.800, 1.000] |" in measured(SimpleNamespace(**given, members=["a"]))
 
 
 def codec_table(folder):

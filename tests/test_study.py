@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ccq_utils.common import paths
 from ccq_utils.common.errors import StudyError
 from ccq_utils.study.claims import read_scores
 from ccq_utils.study.scores import score_table
@@ -22,7 +23,15 @@ def test_missing_table_names_the_notebook_to_run(study, number):
     with pytest.raises(StudyError) as caught:
         study.read(f"{number}_table")
     assert f"table {number}_table.csv of profile 'tiny' is missing; run {STEPS[number]} first" in str(caught.value)
-    assert f"ccq run --profile tiny --only {number}" in str(caught.value)
+    output = study.results.parent
+    assert f"(ccq run --profile tiny --out {output} --only {number})" in str(caught.value)
+
+
+def test_a_profile_by_its_path_is_named_by_it(tmp_path):
+    path = tmp_path / "its_file.yaml"
+    path.write_text((paths.PROFILES / "tiny.yaml").read_text().replace("name: tiny", "name: mine"))
+    with pytest.raises(StudyError, match=f"first .ccq run --profile {path} --only 01"):
+        Study(path).read("01_selection")
 
 
 def test_selection_before_notebook_01_names_it(study):

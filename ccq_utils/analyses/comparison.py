@@ -18,7 +18,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.common.paths import place_of
 from ccq_utils.common.progress import progress
-from ccq_utils.data.profile import TEXT_PARTS, TaskSpec, load_profile
+from ccq_utils.data.profile import TEXT_PARTS, TaskSpec
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import FITTED_ON, FittingVectors, TaskVectors, Vectors, score_method, task_vectors
 from ccq_utils.study.stats import with_verdicts
@@ -140,7 +140,9 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     path = place_of(source.removeprefix("beir:"), "task").resolve()
     name = f"{path.name} (BEIR folder)" if path.name in ("", *TEXT_PARTS) else path.name
     spec = TaskSpec(name=name, source=f"beir:{path}", **options)
-    return compare(Study(load_profile(profile).model_copy(update={"tasks": [spec]})), budget, peers)
+    study = Study(profile)
+    study.profile = study.profile.model_copy(update={"tasks": [spec]})
+    return compare(study, budget, peers)
 
 
 def compare(study: Study, budget: int, peers: bool = False) -> dict:

@@ -42,6 +42,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
     """Scores ``(queries, documents)`` of ``(queries, D)``, in float or coded too (``symmetric``), with decoded documents."""
     if hasattr(codec, "score"):
+        if symmetric:
+            raise StudyError(f"{type(codec).__name__} has a score of its own, for float queries; leave symmetric out")
         return codec.score(queries, codes)
     left = codec.decode(codec.encode(queries)) if symmetric else codec.project(queries)
     return left @ codec.decode(codes).T

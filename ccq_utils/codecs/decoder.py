@@ -36,7 +36,7 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
 
 
 def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
-    """Squared error of what the transposed map, ``weight.T``, rebuilds from each prefix: a tied linear autoencoder."""
+    """Squared error of ``(batch, D)``, rebuilt from each prefix of ``(batch, d)`` by one layer's ``weight``, ``(d, D)``."""
     blocks = (outputs[:, start:stop] @ weight[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
     rebuilt = itertools.accumulate(blocks)  # what one stop rebuilds, the next adds to
     return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)

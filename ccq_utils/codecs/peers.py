@@ -215,5 +215,5 @@ PEERS = {
 def make_peer(name: str, in_dims: int, budget: int, seed: int = 0) -> Codec:
     """A peer's codec of at most ``budget`` bytes per vector; raises ``StudyError`` for a name that is not in ``PEERS``."""
     if name not in PEERS:
-        raise StudyError(f"unknown peer {name!r}; known: {', '.join(PEERS)}")
+        raise StudyError(f"unknown peer {name!r}; known: {', '.join(map(repr, PEERS))}")
     return PEERS[name](in_dims, budget, seed)

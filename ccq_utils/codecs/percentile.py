@@ -3,6 +3,7 @@
 To add one: give it the methods of ``Codec`` and enter it in ``CODECS``; a test runs every entry through the same checks.
 """
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -34,11 +35,13 @@ class PercentileCodec:
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "PercentileCodec":
         """Fit PCA where no decoder is given, draw the rotation, calibrate on ``calibration`` (else on ``vectors``)."""
-        self.decoder_ = self.decoder or fit_pca(vectors, self.dims, self.power, calibration)
+        made = copy.copy(self)  # so that a fit that fails changes nothing
+        made.decoder_ = self.decoder or fit_pca(vectors, self.dims, self.power, calibration)
         if self.rotate:
-            self.rotation_ = random_rotation(self.dims, self.seed)
-        held_out = self.project(vectors if calibration is None else calibration)
-        self.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(held_out)
+            made.rotation_ = random_rotation(self.dims, self.seed)
+        held_out = made.project(vectors if calibration is None else calibration)
+        made.quantizer_ = PercentileQuantizer(self.bits, self.spacing).fit(held_out)
+        vars(self).update(vars(made))
         return self
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
@@ -149,7 +152,7 @@ GRADED = ("equalised PCA", "PCA", "PCA, rotated", "decoder", "decoder, rotated")
 def check_name(name: str) -> None:
     """Raises ``StudyError`` for a name of no codec."""
     if name not in CODECS:
-        raise StudyError(f"codec {name!r} is unknown; choose one of: {', '.join(CODECS)}")
+        raise StudyError(f"codec {name!r} is unknown; choose one of: {', '.join(map(repr, CODECS))}")
 
 
 def make_codec(name: str, in_dims: int, budget: int, decoder=None, seed: int = 0, bits: int | None = None) -> Codec:

@@ -4,7 +4,7 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from ccq_utils.study import figures
-from ccq_utils.study.stats import MACRO
+from ccq_utils.study.stats import macro
 from ccq_utils.study.study import Study
 
 PAGE = """---
@@ -53,7 +53,7 @@ def measured(study: Study) -> str:
     facts, scores, kept = map(study.read, names)
     facts = facts.set_index("name").loc[study.members, ["licence", "source"]].rename_axis("model")
     facts.insert(0, "nDCG@10", scores.groupby("model")["estimate"].mean().map("{:.3f}".format))
-    kept = kept[(kept["scoring"] == "asymmetric") & (kept["task"] == MACRO)].assign(what="kept of the concat")
+    kept = macro(kept[kept["scoring"] == "asymmetric"]).assign(what="kept of the concat")
     kept = figures.cells(kept, ["method", "bytes_per_vector"], "what").reset_index()
     return f"""## Measured in the study
 

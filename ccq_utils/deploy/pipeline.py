@@ -80,8 +80,7 @@ class CompressedModel:
     def fit_encode_document(self, texts: list[str]) -> np.ndarray:
         """``fit(texts).encode_document(texts)`` in one pass of the members; all float vectors are held at once."""
         require_distinct(texts := _checked(texts), 2)
-        vectors = self.vectors(texts)
-        return self.codec.fit(vectors).encode(vectors)
+        return self.codec.fit(vectors := self.vectors(texts)).encode(vectors)
 
     def encode_document(self, texts: list[str], ids: Sequence[str] = ()) -> np.ndarray:
         """Packed codes, shape (texts, bytes), uint8, in the order of the texts; errors name ``ids`` where they are given."""
@@ -190,11 +189,11 @@ def read_manifest(folder: Path) -> dict:
 
 def check_place(folder: Path) -> None:
     """Raises ``StudyError`` where a model cannot be saved: a file, the working folder, or one that holds something else."""
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise StudyError(f"{folder} is the working folder or holds it, which saving would replace; name another one")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and MANIFEST not in there)):
         raise StudyError(f"{folder} is no empty folder and holds no saved model; choose another one")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise StudyError(f"{folder} is the working folder or holds it, which saving would replace; name another one")
     with files.reading(f"saved model {folder}", "choose another folder, or delete it"):
         ours = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"] if there else ()
     if others := sorted(there - {MANIFEST, "README.md", *ours}):

@@ -72,18 +72,13 @@ class BaseModel:
         """What it is; ``bytes_on_disk`` counts weights and tokenizer; no ``weights_sha256`` of what was made here."""
         files = {path for pattern in self.weights for path in self.folder().glob(pattern)}
         weights = [path for path in files if path.suffix == ".safetensors"]
-        return {
-            "name": self.name,
-            "dims": self.model.get_embedding_dimension(),
-            "max_tokens": self.model.max_seq_length if hasattr(self.model[0], "auto_model") else None,
-            "weights_sha256": "" if self.source.endswith(" here") else " ".join(sorted(map(file_digest, weights))),
-            "parameters": sum(values.numel() for values in self.model.parameters()),
-            "bytes_on_disk": sum(path.stat().st_size for path in files),
-            "query_prompt": self.prompts["query"],
-            "document_prompt": self.prompts["document"],
-            "licence": self.licence,
-            "source": self.source,
-        }
+        limit = self.model.max_seq_length if hasattr(self.model[0], "auto_model") else None
+        about = {"name": self.name, "dims": self.model.get_embedding_dimension(), "max_tokens": limit}
+        about["weights_sha256"] = "" if self.source.endswith(" here") else " ".join(sorted(map(file_digest, weights)))
+        about["parameters"] = sum(values.numel() for values in self.model.parameters())
+        about["bytes_on_disk"] = sum(path.stat().st_size for path in files)
+        about |= {f"{kind}_prompt": self.prompts[kind] for kind in ("query", "document")}
+        return about | {"licence": self.licence, "source": self.source}
 
 
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
@@ -179,10 +174,9 @@ def from_hub(name: str, spec: HubModel, profile: Profile) -> BaseModel:
     folder = cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     mark = digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length)
     source, prompts = f"{spec.hub} (hub revision {pinned.revision})", hub_models.prompts(pinned, folder)
-    how = {"device": None, "precision": encoding.precision_here(profile.precision)}
-    return BaseModel(
-        name, mark, folder, pinned.licence, source, prompts, lambda path: hub_models.modules(path, spec), **how
-    )
+    how = {"modules": lambda path: hub_models.modules(path, spec), "device": None}
+    how["precision"] = encoding.precision_here(profile.precision)
+    return BaseModel(name, mark, folder, pinned.licence, source, prompts, **how)
 
 
 BUILDERS = {"minilm": _minilm, "lexical": _lexical, "wordllama": _wordllama, "static": _static, "model2vec": _model2vec}

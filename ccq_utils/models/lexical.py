@@ -24,7 +24,7 @@ class LexicalEncoder(InputModule):
 
     config_keys = ["ngrams", "features", "dims", "nonzeros"]
 
-    def __init__(self, ngrams=(3, 4), features=2**16, dims=384, nonzeros=8, idf=None, projection=None):
+    def __init__(self, ngrams=(3, 5), features=2**16, dims=384, nonzeros=8, idf=None, projection=None):
         super().__init__()
         self.ngrams, self.features, self.dims, self.nonzeros = tuple(ngrams), features, dims, nonzeros
         self.vectorizer = HashingVectorizer(

@@ -28,9 +28,7 @@ def new_static(tokenizer_file: Path, dims: int, seed: int):
     return static_model(tokenizer, np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
-def train_static(
-    model, pairs: list[tuple[str, str]], epochs: int, batch_size: int, learning_rate: float, seed: int
-) -> None:
+def train_static(model, pairs: list, epochs: int, batch_size: int, learning_rate: float, seed: int) -> None:
     """Train a static model's token vectors in place so that a short text finds its long one among those of the batch.
 
     The loss is that of sentence-transformers' MultipleNegativesRankingLoss, the optimizer AdamW. Numbers are float64, so that

@@ -114,9 +114,9 @@ def points(table: pd.DataFrame, x: str, y: str, label: str, axis, color, marker:
     axis.locator_params(axis="x", nbins=6)
 
 
-def cells(table: pd.DataFrame, index: list[str], columns: str, digits: int = 3) -> pd.DataFrame:
+def cells(table: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
     """A summary for the eye: ``0.937 [0.926, 0.948]`` in one cell per entry of ``columns``, one row per ``index``."""
-    texts = [f"{row.estimate:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]" for row in table.itertuples()]
+    texts = [f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
     return table.assign(cell=texts).pivot_table("cell", index, columns, aggfunc="first", sort=False)
 
 

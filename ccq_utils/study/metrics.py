@@ -70,9 +70,9 @@ class Evaluator:
         scores[rows, self.own[block][rows]] = -np.inf
         return scores
 
-    def top(self, scores: np.ndarray, count: int = 10) -> np.ndarray:
-        """Columns of the ``count`` best documents per query, ``(queries, count)``, best first, own document excluded."""
+    def top(self, scores: np.ndarray) -> np.ndarray:
+        """Columns of the ten best documents per query, ``(queries, 10)``, best first, own document excluded."""
         scores = self._without_own(scores, slice(None))
-        part = np.argpartition(-scores, min(count, scores.shape[1]) - 1, axis=1)[:, :count]
+        part = np.argpartition(-scores, min(10, scores.shape[1]) - 1, axis=1)[:, :10]
         order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
         return np.take_along_axis(part, order, axis=1)

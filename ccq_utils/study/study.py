@@ -43,6 +43,8 @@ class Study:
             raise StudyError(f"unknown step {step!r}; accepted: {', '.join(STEPS)}")
         quiet()
         figures.style()
+        given = profile.name if isinstance(profile, Profile) else profile
+        self.command = f"ccq run --profile {given}{f' --out {output}' if output else ''}"  # what makes its tables
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.step = step
         self.cache = Cache(paths.cache_folder())
@@ -169,7 +171,7 @@ class Study:
         path = self.results / f"{name}.csv"
         if not path.is_file():
             notebook = STEPS.get(name[:2], "the notebook that writes it")
-            way = f"run {notebook} first (ccq run --profile {self.profile.name} --only {name[:2]})"
+            way = f"run {notebook} first ({self.command} --only {name[:2]})"
             raise StudyError(f"table {name}.csv of profile {self.profile.name!r} is missing; {way}")
         return pd.read_csv(path)
 
