@@ -135,7 +135,7 @@ class Run:
     def explain(self, notebook: Path, error: PapermillExecutionError | DeadKernelError) -> str:
         """What went wrong, in lines to print; what a user can mend in one."""
         problem = "the kernel died\n  most likely out of memory; close programs, or use a smaller profile\n "
-        if getattr(error, "ename", "") == "StudyError":
+        if getattr(error, "ename", "") in ("StudyError", "NotPossible"):
             problem = f"cell [{error.exec_count}]: {error.evalue};"
         elif isinstance(error, PapermillExecutionError):
             message = "\n  ".join(line[:300] for line in str(error.evalue).strip().splitlines()[:4])
