@@ -203,7 +203,7 @@ def export_faiss(
 ):
     """Write encoded texts as an index file that plain faiss searches."""
     files.check_output(out, "IxPT" if Path(f"{out}.json").is_file() else "what no file begins with", force)
-    files.check_output(f"{out}.json", '{"version": ', force)
+    files.check_output(f"{out}.json", '", "ids": [', force)
     from ccq_utils.deploy.pipeline import CompressedModel
 
     loaded = CompressedModel.load(model, "cpu")
