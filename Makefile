@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study tiny verify test teaching slides lint fix publish book booktest venv lock clean
+.PHONY: help study tiny verify test faults teaching slides lint fix publish book booktest venv lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ verify: venv  ## hold a finished run (OUTPUT=folder), or without OUTPUT a new on
 
 test: venv  ## run the test suite
 	@$(VENV)/bin/python -m pytest -q
+
+faults: venv  ## try every fault and count in data/reliability.csv what came out (half an hour; SAMPLE=1: a few of each, no table)
+	@$(VENV)/bin/python tests/faults $(if $(SAMPLE),--sample)
 
 teaching: venv  ## run the lecture and all solutions as a reader does, each in a kernel of its own
 	@$(VENV)/bin/python -m pytest -q -m teaching tests/test_teaching.py

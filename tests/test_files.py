@@ -2,15 +2,22 @@
 
 import ctypes
 import errno
+import itertools
+import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import HOST, check_output, only_one, scratch_folder, write_atomically
@@ -87,6 +94,36 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
         writer.communicate()
         content = (tmp_path / "a").read_bytes() if (tmp_path / "a").exists() else b"0" * 10**6
         assert len(content) == 10**6 and len(set(content)) == 1
+
+
+@given(st.integers(1, 8), st.none() | st.binary(max_size=99), st.lists(st.binary(max_size=99), max_size=3))
+def test_a_kill_at_any_file_operation_leaves_the_old_file_or_the_new_one(operation, old, parts):
+    """Operations are what Python's audit hooks tell: folders, the hidden file opened, each part of it, its new name."""
+    place = Path(tempfile.mkdtemp()) / "new" / "a"
+    if old is not None:
+        place.parent.mkdir()
+        place.write_bytes(old)
+    child = os.fork()
+    if not child:
+        done = itertools.count(1)
+
+        def die(event=None, _=None):
+            if event in (None, "open", "os.mkdir", "os.rename", "os.remove") and next(done) == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die)
+        with write_atomically(place) as file:
+            for part in parts:
+                file.write(part)
+                file.flush()
+                die()
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    found = place.read_bytes() if place.exists() else None
+    assert killed in (0, -signal.SIGKILL) and found in ((b"".join(parts),) if not killed else (old, b"".join(parts)))
+    with write_atomically(place) as file:  # whoever writes there next
+        file.write(b"next")
+    assert place.read_bytes() == b"next" and [path.name for path in place.parent.iterdir()] == ["a"]
 
 
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path):
