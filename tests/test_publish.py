@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -181,6 +183,9 @@ def test_the_ledger_counts_verdicts_and_lists_every_claim(results):
 
 
 def test_the_texts_numbers_are_those_of_the_committed_results():
+    changed = ["git", "-C", str(paths.ROOT), "status", "--porcelain", "--", "data/results"]
+    if shutil.which("git") and subprocess.run(changed, capture_output=True).stdout:
+        pytest.skip("data/results holds a run that is not committed")
     claims = tables(run_report.CLAIMS, "claim")
     if any(set(table.index) != {claim.id for claim in load_claims()} for table in claims.values()):
         pytest.skip("the committed results are of other claims")

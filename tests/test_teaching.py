@@ -132,7 +132,7 @@ def test_the_graded_exercise_tells_right_from_wrong(lecture, answer, points):
 
 def test_the_minute_plan_names_cells_that_exist():
     plan = next(cell.source for cell in cells(LECTURE, "markdown") if cell.source.startswith("## Minute plan"))
-    spans = [tuple(map(int, pair)) for pair in re.findall(r"\[(\d+)\] to \[(\d+)\]", plan)]
+    spans = [(int(first), int(last or first)) for first, last in re.findall(r"\[(\d+)\](?: to \[(\d+)\])?", plan)]
     starts, count, found = {}, 0, nbformat.read(LECTURE, as_version=4).cells
     for cell in found:
         count += cell.cell_type == "code"
@@ -172,6 +172,12 @@ def test_committed_outputs_are_clean_and_small(path):
     assert outputs and not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
     text = path.read_text(encoding="utf-8")
     assert len(text) < 200_000 and not re.search(r"/(home|root|tmp|work|usr)/|site-packages", text)
+
+
+@every
+def test_a_cell_is_a_screen_and_a_notebook_a_sitting(path):
+    assert max(len(cell.source.splitlines()) for cell in cells(path)) <= 24
+    assert len(nbformat.read(path, as_version=4).cells) <= 34
 
 
 @pytest.mark.teaching
