@@ -1,5 +1,6 @@
 """The ``ccq`` command: one subcommand per thing to do. What takes long to import is imported by the command that needs it."""
 
+import json
 import os
 import signal
 import sys
@@ -114,7 +115,8 @@ def evaluate(
     options = {"exclude_self": exclude_self, "allow_missing": allow_missing}
     report = comparison.evaluate_task(task, bytes, profile, peers, **options)
     if out:
-        comparison.write_report(report, Path(out))
+        with files.write_atomically(out, "w") as file:
+            file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
     print(comparison.summary(report))
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ccq_utils.analyses import bench, comparison
+from ccq_utils.cli import main
 from ccq_utils.common.errors import StudyError
 from ccq_utils.study.scores import FittingVectors, TaskVectors, Vectors
 
@@ -111,11 +112,13 @@ def report():
     }
 
 
-def test_report_is_shown_and_written(report, tmp_path):
-    text = comparison.summary(report)
+def test_report_is_shown_and_written(report, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(comparison, "evaluate_task", lambda *args, **options: report)
+    out = tmp_path / "deep" / "report.json"
+    assert main(["evaluate", "--task", "beir:mine", "--bytes", "9", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
     assert "mine: 9 queries, 80 documents" in text and "not run: OPQ, own corpus: too few" in text
     assert "0.900 [0.800, 0.950]" in text
-    comparison.write_report(report, tmp_path / "deep" / "report.json")
     assert json.loads((tmp_path / "deep" / "report.json").read_text()) == report
 
 

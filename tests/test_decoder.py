@@ -80,6 +80,13 @@ def test_axes_do_not_hang_on_the_order_of_the_vectors(training):
     assert np.allclose(principal_axes(training), principal_axes(training[::-1].copy()), atol=1e-9)
 
 
+def test_axes_of_fewer_vectors_than_dims_are_whole_and_not_chosen_by_rounding(training):
+    few = training[:9]
+    axes, others = principal_axes(few), principal_axes(few[::-1] * np.float32(0.5))
+    assert np.allclose(axes.T @ axes, np.eye(24), atol=1e-12) and np.allclose(few @ axes[:, 9:], 0, atol=1e-6)
+    assert np.allclose(axes, others, atol=1e-9)
+
+
 def test_pca_of_all_dims_keeps_every_cosine(training, validation):
     decoded = fit_pca(training, 24).transform(validation)
     assert np.allclose(decoded @ decoded.T, validation @ validation.T, atol=1e-5)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from ccq_utils.codecs.codec import NotPossible, shared_bytes
 from ccq_utils.codecs.peers import PEERS, make_peer
 from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.errors import StudyError
-from ccq_utils.common.files import write_atomically
 from ccq_utils.common.paths import place_of
 from ccq_utils.common.progress import progress
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec
@@ -171,12 +169,6 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
 def _mean(study, scores):
     row = study.summarise(scores, [], statistic="mean").iloc[0]
     return {name: row[name] for name in ("ndcg_at_10", "low", "high")}
-
-
-def write_report(report: dict, path: Path) -> None:
-    """Write the report as JSON."""
-    with write_atomically(path, "w") as file:
-        file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def summary(report: dict) -> str:

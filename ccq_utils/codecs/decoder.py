@@ -113,9 +113,13 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
     """The vectors' main directions as columns, ``(D, D) float64``, those with the largest squared sum first.
 
     Computed in float64 and with every axis's largest entry positive, so that they are the same on any number of threads.
+    Fewer vectors than dims leave directions without any length: of these a seed chooses, where rounding would.
     """
     parts = (vectors[start : start + ROWS].astype(np.float64) for start in range(0, len(vectors), ROWS))
-    axes = np.linalg.eigh(sum(part.T @ part for part in parts))[1][:, ::-1]
+    squares, axes = np.linalg.eigh(sum(part.T @ part for part in parts))
+    axes = axes[:, squares > 1e-10 * squares[-1]][:, ::-1]
+    others = np.random.default_rng(0).standard_normal((len(axes), len(axes) - axes.shape[1]))
+    axes = np.linalg.qr(np.hstack([axes, others]))[0]
     return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
 
 
