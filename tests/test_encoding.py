@@ -1,5 +1,7 @@
 """Encoding in float32 and bfloat16: the model's own vectors, in the order of the texts, and never mixed in the cache."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -85,8 +87,11 @@ def test_batches_keep_the_budget_and_hold_each_text_once(budget):
 @pytest.mark.parametrize(("able", "expected"), [("avx512_bf16", "bfloat16"), ("bf16", "bfloat16"), ("avx2", "float32")])
 def test_auto_asks_the_processor(monkeypatch, able, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True, "amx_bf16": False})
-    assert encoding.precision_here("auto") == expected
-    assert [encoding.precision_here(name) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [encoding.precision_here(name) for name in ("auto", "float32")] == [expected, "float32"]
+    slow = expected == "float32"
+    with pytest.warns(UserWarning, match="far longer in bfloat16") if slow else contextlib.nullcontext():
+        assert encoding.precision_here("bfloat16") == "bfloat16"
 
 
 def test_unknown_precision_is_an_error_that_names_the_accepted(reader):

@@ -52,6 +52,12 @@ def test_a_wide_interval_lets_its_number_move():
     assert status(estimate=[0.5, 0.9]) == ["OK", "close"]
 
 
+def test_what_seeds_move_a_machine_may_move():
+    drawn = TABLE.assign(seed_spread=[0.02, np.nan])
+    moved = [verify.compare(drawn, drawn.assign(estimate=[to, 0.6]), "07_table")["status"][0] for to in (0.559, 0.561)]
+    assert moved == ["close", "DIFFERENT"]
+
+
 def test_a_changed_count_or_text_is_a_missing_row():
     found = verify.compare(TABLE, TABLE.assign(queries=[9, 8]), "03_table")
     assert found["column"].tolist() == ["", "missing from the run", "missing from the committed table"]

@@ -26,6 +26,7 @@ from ccq_utils.study.training import trained_decoder, weights_of
 OURS = "equalised PCA"
 METHODS = (OURS, "decoder", "decoder, rotated", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``, with their usual bits."""
+ONCE = ("decoder", "binary", "OPQ")  # no seed draws anything; OPQ is slow, and its seeds lie within .002
 
 
 def held_out(study: Study) -> dict[str, Vectors]:
@@ -65,14 +66,15 @@ class Method(NamedTuple):
 def methods(study: Study, vectors: Vectors, peers=(), alone: dict | None = None, seeds: int = 1, own=METHODS):
     """Name -> ``Method``: ``own`` (names in ``CODECS``), ``peers`` (names in ``PEERS``), base models alone.
 
-    ``alone`` is base model -> its vectors, which ours codes without the others; ours is made ``seeds`` times, all else once.
+    ``alone`` is base model -> its vectors, which ours codes without the others. All but ``ONCE`` are made ``seeds`` times.
     """
     found, trained = {}, [trained_decoder(study)[0]] if any(name.startswith("decoder") for name in own) else []
     for name in own:
         decoder = trained if name.startswith("decoder") else []
         make, key = partial(make_codec, name, decoder=(decoder or [None])[0]), {"codec": name}
-        found[name] = Method(make, key | {"decoder": weights_of(decoder)}, vectors, seeds if name == OURS else 1)
+        found[name] = Method(make, key | {"decoder": weights_of(decoder)}, vectors)
     found |= {name: Method(partial(make_peer, name), {"peer": name}, vectors) for name in peers}
+    found |= {name: method._replace(seeds=seeds) for name, method in found.items() if name not in ONCE}
     return found | {f"{model} alone, {OURS}": found[OURS]._replace(vectors=own) for model, own in (alone or {}).items()}
 
 
@@ -167,17 +169,15 @@ def compare(study: Study, budget: int, peers: bool = False) -> dict:
 
 
 def _mean(study, scores):
-    row = study.summarise(scores, [], statistic="mean").iloc[0]
-    return {name: row[name] for name in ("ndcg_at_10", "low", "high")}
+    return study.summarise(scores, [], statistic="mean").iloc[0][["ndcg_at_10", "low", "high"]].to_dict()
 
 
 def summary(report: dict) -> str:
     """The report as lines for a terminal."""
-    concat = report["concat"]
+    concat, members = report["concat"], " + ".join(report["concat"]["members"])
     lines = [f"{report['task']}: {report['queries']} queries, {report['documents']} documents, nDCG@10"]
     lines += [f"  {model['name']:34} {model['ndcg_at_10']:.3f}" for model in report["models"]]
-    name = f"concat of {' + '.join(concat['members'])}"
-    lines.append(f"  {name:34} {concat['ndcg_at_10']:.3f}  {concat['bytes_per_vector']} bytes")
+    lines.append(f"  {f'concat of {members}':34} {concat['ndcg_at_10']:.3f}  {concat['bytes_per_vector']} bytes")
     lines.append(f"{'method':34} {'fitted on':13} bytes    in all  factor  nDCG@10  retention [95 % interval]")
     for row in report["methods"]:
         line = f"{row['method']:34} {row['fitted_on']:13} {row['bytes_per_vector']:5}  {row['total_bytes']:8.0f}  "

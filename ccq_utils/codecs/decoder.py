@@ -20,8 +20,7 @@ from ccq_utils.common.progress import progress
 
 LOSSES = ("similarity", "reconstruction")
 FLOOR = 0.3
-"""No mean square counts for less than this share of their mean when dims are equalised: documents that come later have more
-in the last dims than those that PCA was fitted on."""
+"""Dims of less than this share of the mean square are equalised as if they had it: later documents have more in them."""
 ROWS = 4096  # vectors that are turned to float64 at a time
 
 
@@ -38,8 +37,7 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
 def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
     """Squared error of ``(batch, D)``, rebuilt from each prefix of ``(batch, d)`` by one layer's ``weight``, ``(d, D)``."""
     blocks = (outputs[:, start:stop] @ weight[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
-    rebuilt = itertools.accumulate(blocks)  # what one stop rebuilds, the next adds to
-    return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in rebuilt) / len(stops)
+    return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in itertools.accumulate(blocks)) / len(stops)
 
 
 class Decoder(nn.Module):
@@ -73,10 +71,13 @@ class Decoder(nn.Module):
             raise StudyError("a decoder without a linear map cannot start from one; set residual or depth 1")
         (self.linear or self.layers[0]).load_state_dict(other.layers[0].state_dict())
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """``(n, D) -> (n, d)``; not normalised, because truncation comes first."""
-        decoded = self.layers(vectors if len(self.layers) == 1 else vectors * self.config["in_dims"] ** 0.5)
-        return decoded if self.linear is None else decoded + self.linear(vectors)
+    def forward(self, vectors: torch.Tensor, dims: int | None = None) -> torch.Tensor:
+        """``(n, D) -> (n, d)``, or its first ``dims``; not normalised, because truncation comes first."""
+        if len(self.layers) == 1:
+            decoded = nn.functional.linear(vectors, self.layers[0].weight[:dims])
+        else:
+            decoded = self.layers(vectors * self.config["in_dims"] ** 0.5)[:, :dims]
+        return decoded if self.linear is None else decoded + self.linear(vectors)[:, :dims]
 
     @torch.inference_mode()
     def transform(self, vectors: np.ndarray, dims: int | None = None) -> np.ndarray:
@@ -87,8 +88,7 @@ class Decoder(nn.Module):
         if dims is not None and not 1 <= dims <= largest:
             raise StudyError(f"stop {dims} does not fit the decoder's {largest} dims")
         given = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-        decoded = self(given.to(next(self.parameters()).device))[:, :dims]
-        return nn.functional.normalize(decoded, dim=1).cpu().numpy()
+        return nn.functional.normalize(self(given.to(next(self.parameters()).device), dims), dim=1).cpu().numpy()
 
     def save(self, folder: Path) -> None:
         """Weights as safetensors, shape as JSON."""
@@ -119,7 +119,7 @@ def principal_axes(vectors: np.ndarray) -> np.ndarray:
     squares, axes = np.linalg.eigh(sum(part.T @ part for part in parts))
     axes = axes[:, squares > 1e-10 * squares[-1]][:, ::-1]
     others = np.random.default_rng(0).standard_normal((len(axes), len(axes) - axes.shape[1]))
-    axes = np.linalg.qr(np.hstack([axes, others]))[0]
+    axes = np.linalg.qr(np.hstack([axes, others]))[0] if others.size else axes
     return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
 
 
@@ -184,8 +184,7 @@ def train_decoder(
         decoder.eval()
         with torch.inference_mode():
             held_out = loss_of(validation).item()
-        mean = np.mean(losses) if losses else np.nan
-        history.append({"epoch": epoch, "training_loss": mean, "validation_loss": held_out})
+        history.append({"epoch": epoch, "training_loss": np.mean(losses or np.nan), "validation_loss": held_out})
         if held_out < best:
             best, best_epoch = held_out, epoch
             best_weights = {name: values.clone() for name, values in decoder.state_dict().items()}

@@ -115,10 +115,10 @@ class DecoderModule(Decoder, Module):
         module.load_state_dict(trained.state_dict())
         return module.eval()
 
-    def forward(self, features, **kwargs):
+    def forward(self, features, dims=None, **kwargs):
         """Decodes ``sentence_embedding``, without normalising it; a plain tensor gives a plain tensor."""
         if isinstance(features, torch.Tensor):
-            return super().forward(features)
+            return super().forward(features, dims)
         return features | {"sentence_embedding": super().forward(features["sentence_embedding"])}
 
     def get_embedding_dimension(self):

@@ -4,6 +4,7 @@ Only the transformer's own weights and products are in bfloat16; pooling and all
 """
 
 import copy
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,15 +20,17 @@ TEXTS = 256  # per batch of a model without a transformer
 
 
 def precision_here(precision: str) -> str:
-    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine."""
+    """``float32`` or ``bfloat16``: what one of ``PRECISIONS`` is on this machine. Warns of a slow ``bfloat16``."""
     if precision not in PRECISIONS:
         raise StudyError(f"unknown precision {precision!r}; accepted: {', '.join(PRECISIONS)}")
-    if precision != "auto":
+    if precision == "float32":
         return precision
     import torch
 
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+    fast = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if precision == "bfloat16" and not (fast or torch.cuda.is_available()):
+        warnings.warn("this processor takes far longer in bfloat16 than in float32; precision auto knows", stacklevel=2)
+    return "bfloat16" if fast or precision == "bfloat16" else "float32"
 
 
 def with_precision(model, precision: str):

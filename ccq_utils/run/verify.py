@@ -5,7 +5,7 @@ that. So each number is ``OK``, ``close`` or ``DIFFERENT`` by one rule per kind,
 
 | kind | OK | close |
 | --- | --- | --- |
-| score, retention, end of an interval, any other fraction | within .005 | within .02, or half its interval's width |
+| score, retention, interval, other fraction | within .005 | within .02, half its interval, or 3 times its ``seed_spread`` |
 | ``..loss`` | within 5 % | within 20 % |
 | ``..verdict`` | equal | an end of its interval lies within .02 of the threshold, or its note names what decided |
 | other finding: ``FINDINGS``, yes or no | equal | the row's numbers are OK or close |
@@ -85,8 +85,8 @@ def _compare_row(old, new, numbers, findings, scale):
         off = 0.0 if empty.all() else np.inf if empty.any() else abs(new[name] - old[name])
         value = abs(np.nan_to_num(old[name]))
         fine = scale * (max(LOSS * value, 1e-9) if name.endswith("loss") else SCORE * max(1.0, value))
-        low, high = _interval(old, name)
-        status = 0 if off <= fine else 1 if off <= np.fmax(CLOSE * fine, scale * (high - low) / 2) else 2
+        near = [CLOSE * fine, scale * np.ptp(_interval(old, name)) / 2, scale * 3 * old.get("seed_spread", np.nan)]
+        status = 0 if off <= fine else 1 if off <= np.nanmax(near) else 2
         if (status, off / fine) > (worst, moved):
             worst, moved, column = status, off / fine, name
     for name in findings if worst < 2 else ():
