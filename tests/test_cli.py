@@ -96,7 +96,8 @@ def test_an_unreadable_file_is_one_line():
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_an_end_from_outside_tidies_up(name):
-    done = process("try:\n        print(flush=True)\n        time.sleep(50)\n    finally:\n        print('tidy')")
+    body = "try:\n        print(flush=True)\n        time.sleep(50)\n    finally:\n        print('tidy')"
+    done = process(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup ignores it
     done.stdout.readline()
     done.send_signal(getattr(signal, name))
     assert done.communicate() == ("tidy\n", "") and done.returncode == 130
