@@ -51,8 +51,10 @@ fix: venv  ## repair what lint can repair
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-publish: venv  ## copy the notebooks of a finished default run, cleaned, over the committed ones
+publish: venv build/book-venv/.installed  ## copy the notebooks of a finished default run, cleaned, over the committed ones
 	@$(VENV)/bin/ccq publish
+	@cd notebooks && ../build/book-venv/bin/python -m nbconvert --log-level ERROR --to notebook --inplace --execute \
+	  --ExecutePreprocessor.record_timing=False explorer.ipynb
 
 book: build/book-venv/.installed  ## make the book of the committed notebooks in build/book, with the explorer
 	@build/book-venv/bin/python notebooks/book/build.py

@@ -1,5 +1,6 @@
 """Publishing: what is removed, what is kept and what is refused."""
 
+import itertools
 import json
 import re
 import shutil
@@ -193,3 +194,7 @@ def test_the_texts_numbers_are_those_of_the_committed_results():
         text = path.read_text(encoding="utf-8")
         assert filled(text, values()) == text, path.name
     assert (paths.ROOT / "data" / "CLAIMS.md").read_text(encoding="utf-8") == ledger(claims)
+    shown = (paths.NOTEBOOKS / "explorer.ipynb").read_text(encoding="utf-8").replace("\\", "")
+    for name, table in itertools.product(claims, ("05_at_48x", "07_peers")):
+        rows = pd.read_csv(paths.results_folder(name) / f"{table}.csv", dtype=str).dropna(subset=["estimate"])
+        assert all(f'"estimate": {estimate},' in shown for estimate in rows["estimate"]), f"run explorer.ipynb: {table}"
