@@ -1,6 +1,6 @@
 """Encoding with a cache that knows single texts: each text is encoded once per model, whatever list it stands in.
 
-Missing texts are encoded in shards by length. Each is on disk before the next is begun: a killed run resumes there.
+Missing texts are encoded in shards, as they come. Each is on disk before the next is begun: a killed run resumes there.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
         keys = [bytes(key) for key in shard.get_tensor("keys")]
         if not missing.isdisjoint(keys):
             put(keys, shard.get_tensor("vectors"))
-    order = sorted(missing, key=lambda key: (-len(texts[places[key][0]]), places[key][0]))
+    order = [key for key in places if key in missing]
 
     def encode_missing():
         for start in range(0, len(order), SHARD):
