@@ -29,7 +29,7 @@ def precision_here(precision: str) -> str:
 
     fast = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if precision == "bfloat16" and not (fast or torch.cuda.is_available()):
-        warnings.warn("this processor takes far longer in bfloat16 than in float32; precision auto knows", stacklevel=2)
+        warnings.warn("far longer in bfloat16 than in float32 on this processor; take precision auto", stacklevel=2)
     return "bfloat16" if fast or precision == "bfloat16" else "float32"
 
 
