@@ -13,7 +13,8 @@ CONTENT = {
     "name": "mini",
     "description": "for tests",
     "models": ["lexical", "wordllama"],
-    "large_model": "lexical",
+    "larger": ["static"],
+    "large_model": "static",
     "tasks": [{"name": "summary", "source": "docstrings:summary", "libraries": ["networkx"]}],
     "training": {"libraries": ["seaborn"]},
 }
@@ -95,6 +96,7 @@ def test_inconsistent_values_are_refused(message):
     assert "stop 64 is larger than the decoder's 32 dims" in message(decoder={"dims": 32, "stops": [16, 64]})
     assert "the numbers must be ascending" in message(decoder={"stops": [64, 32]})
     assert "large_model 'minilm' is not among models" in message(large_model="minilm")
+    assert "hold no two beside large_model 'lexical'" in message(large_model="lexical")
     assert "models names one twice" in message(models=["lexical", "lexical"])
     assert "tasks names one twice" in message(tasks=CONTENT["tasks"] * 2)
     named = [CONTENT["tasks"][0] | {"name": "training"}]
@@ -162,7 +164,7 @@ def test_mistakes_in_a_hub_model_are_named(message, entry, expected):
 
 
 def test_larger_baselines_are_other_models(message):
-    assert "models names one twice" in message(larger=["lexical"])
+    assert "models names one twice" in message(larger=["static", "lexical"])
     assert "'larger.0': unknown base model 'bert'" in message(larger=["bert"])
 
 
@@ -208,7 +210,7 @@ def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path):
     (tmp_path / "mini.yaml").write_text(
         yaml.safe_dump(CONTENT) + "training: {min_words: 3, min_words: 4}\nname: mine\n"
     )
-    with pytest.raises(StudyError, match=r"mini.yaml is not readable YAML: key 'name' stands twice, in lines 6 and 16"):
+    with pytest.raises(StudyError, match=r"mini.yaml is not readable YAML: key 'name' stands twice, in lines 8 and 18"):
         load_profile(tmp_path / "mini.yaml")
 
 

@@ -25,7 +25,8 @@ PROFILE = """\
 name: mini
 description: for tests
 models: [lexical, wordllama]
-large_model: lexical
+larger: [static]
+large_model: static
 tasks: [{name: summary, source: "docstrings:summary", libraries: [networkx]}]
 training: {libraries: [seaborn]}
 """

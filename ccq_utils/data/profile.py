@@ -177,7 +177,7 @@ class Profile(Strict):
     larger: list[str] = []
     large_model: str
     hub_models: dict[str, HubModel] = {}
-    max_members: int = Field(4, ge=1)
+    max_members: int = Field(4, ge=2)
     lexical: LexicalSpec = LexicalSpec()
     static: StaticSpec = StaticSpec()
     tasks: list[TaskSpec] = Field(min_length=1)
@@ -223,11 +223,12 @@ class Profile(Strict):
             raise ValueError(f"the base {tuned.base!r} of {tuned.name!r} is not among models {self.models}")
         if self.large_model not in self.scored_models:
             raise ValueError(f"large_model {self.large_model!r} is not among models {self.scored_models}")
-        tasks = [task.name for task in self.tasks]
-        for key, names in (("models", self.scored_models), ("tasks", tasks)):
+        for key, names in (("models", self.scored_models), ("tasks", [task.name for task in self.tasks])):
             if len(set(names)) != len(names):
                 raise ValueError(f"{key} names one twice: {names}")
-        if taken := set(tasks) & set(TEXT_PARTS):
+        if len(set(self.models) - {self.large_model}) < 2:
+            raise ValueError(f"models hold no two beside large_model {self.large_model!r}, to join against it")
+        if taken := {task.name for task in self.tasks} & set(TEXT_PARTS):
             raise ValueError(f"task name {taken.pop()!r} is that of a part of the text; name the task otherwise")
         return self
 

@@ -40,8 +40,7 @@ class Interval(NamedTuple):
 @lru_cache(maxsize=32)
 def resample_weights(queries: int, resamples: int, seed: int, slot: int = 0) -> np.ndarray:
     """How much each query weighs in each bootstrap resample, ``(resamples, queries) float32``, rows add up to one."""
-    rng = np.random.default_rng([seed, queries, slot])
-    drawn = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples)
+    drawn = np.random.default_rng([seed, queries, slot]).multinomial(queries, np.full(queries, 1 / queries), resamples)
     return drawn.astype(np.float32) / queries
 
 

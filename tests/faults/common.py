@@ -207,7 +207,8 @@ def left_over(*folders):
 PROFILE = """name: faults
 description: two members that are quick to make
 models: [lexical, wordllama]
-large_model: wordllama
+larger: [static]
+large_model: static
 lexical: {dims: 64}
 tasks: [{name: summary, source: "docstrings:summary", libraries: [seaborn], max_documents: 60, max_queries: 20}]
 training: {libraries: [networkx], passages: 100, calibration: 256, validation: 16, pairs: 100, min_words: 5, max_words: 20}

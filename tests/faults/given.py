@@ -32,7 +32,7 @@ def profiles(home):
         "models": ([], None, "lexical", ["lexical"], ["lexical", "lexical"], ["lexical", "bert"], [1, 2], [{"name": "e5"}],
                    [{"hub": "a/b"}]),
         "tasks": ([], None, {"name": "x"}, ["beir:x"]), "large_model": ("bert", None, 1), "resamples": (0, "many"),
-        "seeds": (0, 1), "bootstrap_seed": (-3,), "max_members": (0,), "precision": ("float16", 32),
+        "seeds": (0, 1), "bootstrap_seed": (-3,), "max_members": (0, 1), "precision": ("float16", 32),
         "hub_models": ([{"hub": "a/b"}], None, {"e5": {}}),
         "lexical": ({"ngrams": [5, 3]}, {"ngrams": [0, 0]}, {"ngrams": [1]}, {"dims": 0}, {"dim": 64}, []),
         "static": ({"epochs": 0}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"batch_size": "x"}),
