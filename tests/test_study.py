@@ -80,7 +80,8 @@ def test_texts_follow_the_order_of_the_evaluator(study, task):
 
 def test_split_without_queries_is_an_error_that_says_what_to_set(study, make_task):
     study.__dict__["tasks"] = {"made_up": make_task(validation=frozenset())}
-    assert study.tuning_tasks == []
+    with pytest.raises(StudyError, match="no task has validation queries, on which models are chosen"):
+        study.tuning_tasks  # noqa: B018
     with pytest.raises(StudyError, match="'made_up' has no validation queries; set validation_queries"):
         study.evaluator("made_up", "validation")
 

@@ -52,8 +52,7 @@ def published(study: Study) -> pd.DataFrame:
         name = names.get((place if kind == "mteb" else spec.name).lower())
         if kind != "docstrings" and name and not (spec.max_documents or spec.max_queries):
             columns[spec.name] = known[name] / 100
-    facts = known[["parameters_million", "mixed_revisions"]]
-    return facts.join(pd.DataFrame(columns)) if columns else pd.DataFrame()
+    return known[["parameters_million", "mixed_revisions"]].join(pd.DataFrame(columns)) if columns else pd.DataFrame()
 
 
 def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:

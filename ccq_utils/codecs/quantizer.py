@@ -26,8 +26,7 @@ def unpack(codes: np.ndarray, bits: int, dims: int) -> np.ndarray:
     if codes.ndim != 2 or codes.shape[1] != expected:
         raise StudyError(f"codes have shape {codes.shape}; {dims} dims at {bits} bits are {expected} bytes per vector")
     shifts = np.arange(8 // bits - 1, -1, -1, dtype=np.uint8) * np.uint8(bits)
-    buckets = (codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)
-    return buckets.reshape(len(codes), -1)[:, :dims]
+    return ((codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)).reshape(len(codes), -1)[:, :dims]
 
 
 def packed_bytes(dims: int, bits: int) -> int:

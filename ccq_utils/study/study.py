@@ -141,7 +141,9 @@ class Study:
     @property
     def tuning_tasks(self) -> list[str]:
         """Tasks with validation queries, on which choices are made."""
-        return [name for name in self.tasks if (name, "validation") in self._evaluators]
+        if found := [name for name in self.tasks if (name, "validation") in self._evaluators]:
+            return found
+        raise StudyError("no task has validation queries, on which models are chosen; set validation_queries of one")
 
     def summarise(self, scores: pd.DataFrame, by: list[str], reference=None, statistic="retention") -> pd.DataFrame:
         """``stats.summarise`` with the profile's resamples and seed of the bootstrap."""
