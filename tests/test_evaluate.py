@@ -86,6 +86,11 @@ def ideal_scores(task):
     )
 
 
+def test_a_split_without_an_answer_is_named(make_task):
+    with pytest.raises(StudyError, match="task 'made_up': no validation query has an answer among the documents"):
+        Evaluator(make_task(validation=frozenset()), "validation")
+
+
 def test_ideal_ranking_scores_one(task):
     assert np.allclose(Evaluator(task)(ideal_scores(task)), 1)
 

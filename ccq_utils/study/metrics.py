@@ -22,8 +22,9 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, split: str = "test"):
-        self.task, self.split = task, split
-        self.query_ids = task.query_ids(split)
+        self.task, self.split, self.query_ids = task, split, task.query_ids(split)
+        if not self.query_ids:
+            raise StudyError(f"task {task.name!r}: no {split} query has an answer among the documents; give it more")
         document_ids = list(task.documents)
         column = {name: index for index, name in enumerate(document_ids)}
         self.tie_rank = np.empty(len(document_ids), dtype=np.int64)
@@ -34,8 +35,7 @@ class Evaluator:
         best = [sorted(given.values(), reverse=True)[:10] for given in grades]
         self.ideal = np.array([sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)) for gains in best])
         self.relevant = np.array([len(given) for given in grades])
-        found = ((row, k, grade) for row, given in enumerate(grades) for k, grade in given.items() if k in column)
-        judged = [(row, column[k], grade) for row, k, grade in found]
+        judged = [(row, column[k], gain) for row, of in enumerate(grades) for k, gain in of.items() if k in column]
         self.rows, self.columns, self.gains = np.array(judged, dtype=np.int64).reshape(-1, 3).T
 
     def __call__(self, matrix: np.ndarray) -> pd.DataFrame:
