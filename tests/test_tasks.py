@@ -220,6 +220,11 @@ def test_beir_validation_comes_from_the_dev_file(beir):
     assert task.query_ids("test") == ["q1"] and task.query_ids("validation") == ["q2"]
 
 
+def test_max_queries_counts_test_queries_beside_those_of_the_dev_file(beir):
+    task = beir({"validation_queries": 5, "max_queries": 1}, test="q1\td1\t1\n", dev="q2\td2\t1\n")
+    assert task.query_ids("test") == ["q1"] and task.query_ids("validation") == ["q2"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -66,9 +66,9 @@ class HubModel(Strict):
 class TaskSpec(Strict):
     """One retrieval task: docstrings of ``libraries``, a BEIR folder, or mteb's data from the hub at the revision it pins.
 
-    ``exclude_self`` and ``allow_missing`` are as of ``Task``; mteb's own tasks decide both. ``max_queries`` and
-    ``max_documents`` keep seeded samples: of a BEIR folder judged documents always stay; of docstrings entries are drawn
-    first, so that tasks over the same libraries share one corpus.
+    ``exclude_self`` and ``allow_missing`` are as of ``Task``; mteb's own tasks decide both. ``max_queries`` (of a BEIR
+    folder or mteb: of the test) and ``max_documents`` keep seeded samples: of a BEIR folder judged documents always stay; of
+    docstrings entries are drawn first, so that tasks over the same libraries share one corpus.
     """
 
     name: Line

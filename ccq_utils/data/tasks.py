@@ -176,12 +176,12 @@ def _mteb_task(spec, name, seed):
 
 def _sampled(spec, documents, queries, qrels, seed, notes, tuning=None, licence="not specified"):
     """The task of the sizes asked for; validation queries are drawn from ``tuning``, where it is None from ``qrels``."""
-    if tuning is not None:
-        validation = frozenset(_sample(sorted(tuning.keys() - qrels.keys()), spec.validation_queries, seed))
-        qrels = {**qrels, **{query: tuning[query] for query in sorted(validation)}}
+    validation = frozenset(_sample(sorted((tuning or {}).keys() - qrels.keys()), spec.validation_queries, seed))
+    qrels = {**qrels, **{query: tuning[query] for query in sorted(validation)}}
     qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if spec.max_queries:
-        qrels = {query: qrels[query] for query in _sample(sorted(qrels), spec.max_queries, seed)}
+        kept = validation.union(_sample(sorted(qrels.keys() - validation), spec.max_queries, seed))
+        qrels = {query: grades for query, grades in qrels.items() if query in kept}
     if spec.max_documents and spec.max_documents < len(documents):
         judged = {name for grades in qrels.values() for name in grades}
         judged |= set(qrels) & set(documents) if spec.exclude_self else set()
