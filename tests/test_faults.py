@@ -28,7 +28,7 @@ def test_the_committed_table_counts_what_was_tried():
     for peer in ("mteb", "datasets", "sentence_transformers"):
         assert (readers.filter(like=f"{peer}_").sum(axis=1) == readers["tried"]).all()
     total, text = table.sum(numeric_only=True), (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"tries {total['tried']:.0f} faults" in text and f"Of {readers['tried'].sum()} readers' inputs" in text
+    assert f"tries {total['tried']:.0f} faults" in text and f"Of {readers['tried'].sum()} odd files" in text
     assert f"{total['right']:.0f} come out right, {total['refused_clearly']:.0f} are refused" in text
     silent = [f"{readers[f'{peer}_silent'].sum():.0f}" for peer in ("mteb", "datasets", "sentence_transformers")]
     assert f"take {silent[0]}, {silent[1]} and {silent[2]} silently" in text
