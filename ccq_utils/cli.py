@@ -104,6 +104,7 @@ def evaluate(
     peers: Annotated[bool, typer.Option("--peers", help="run published methods as well (minutes)")] = False,
     exclude_self: Annotated[bool, typer.Option("--exclude-self", help="drop the document with the query's id")] = False,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="accept judgements of no document")] = False,
+    run: Finished = "",
     out: Annotated[str, typer.Option("--out", "--json", metavar="JSON", help="write the report there")] = "",
     force: Force = False,
 ):
@@ -113,7 +114,7 @@ def evaluate(
     from ccq_utils.analyses import comparison
 
     options = {"exclude_self": exclude_self, "allow_missing": allow_missing}
-    report = comparison.evaluate_task(task, bytes, profile, peers, **options)
+    report = comparison.evaluate_task(task, bytes, profile, peers, run, **options)
     if out:
         with files.write_atomically(out, "w") as file:
             file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -221,13 +222,14 @@ def bench(
     output: Annotated[str, Out] = "",
     distractors: Annotated[str, typer.Option(metavar="JSONL", help="let a corpus grow by these instead")] = "",
     members: Annotated[list[str] | None, typer.Option(metavar="NAME", help="of what grows; once per member")] = None,
+    run: Finished = "",
 ):
     """Measure how fast this machine encodes and searches, or what codecs keep as a corpus grows."""
     import pandas as pd
 
     from ccq_utils.analyses import bench
 
-    for path in bench.run(profile, documents, output=output, distractors=distractors, members=members or ()):
+    for path in bench.run(profile, documents, 128, output, distractors, members or (), run):
         print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{paths.shown(path)}")
 
 

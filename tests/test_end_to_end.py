@@ -156,8 +156,7 @@ def own_set(tmp_path):
 def evaluate(output, command, monkeypatch):
     """``ccq evaluate`` of the profile ``tiny``, as that run left it."""
     monkeypatch.setenv("CCQ_CACHE", str(command.cache))
-    monkeypatch.setattr(paths, "results_folder", lambda profile, output_folder="": output / "results")
-    return lambda *arguments: cli.main(["evaluate", "--profile", "tiny", *map(str, arguments)])
+    return lambda *arguments: cli.main(["evaluate", "--profile", "tiny", "--run", str(output), *map(str, arguments)])
 
 
 def test_evaluate_compares_methods_on_a_beir_folder(evaluate, own_set, tmp_path, capsys):

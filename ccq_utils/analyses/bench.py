@@ -43,13 +43,13 @@ FACTOR, RESULTS, NOISE, CHUNK = 48, 10, 0.5, 20_000
 """Compression; results per query; length of the noise in a query beside a document; vectors drawn at once."""
 
 
-def run(profile="default", documents=100_000, texts=128, output="", distractors="", members=()) -> list[Path]:
+def run(profile="default", documents=100_000, texts=128, output="", distractors="", members=(), run="") -> list[Path]:
     """Measure, and write ``encoding.csv`` and ``search.csv`` into ``output`` (``data/bench``); returns their paths.
 
     Rows of other profiles stay. So many ``texts`` are encoded, so many ``documents`` searched: a million takes 6 GB. With
-    ``distractors``, JSON lines, it is ``bench_growth.csv`` of the concat of ``members``, or of those that notebook 01 chose.
+    ``distractors``, JSON lines, it is ``bench_growth.csv`` of the concat of ``members``, or of those that ``run`` chose.
     """
-    study, folder = Study(profile), Path(output or FOLDER)
+    study, folder = Study(profile, output=run), Path(output or FOLDER)
     parts = {"encoding": lambda: encoding(study, texts)}
     parts["search"] = lambda: search(study.concat("training"), documents, seed=study.profile.seed)
     if members and not distractors:

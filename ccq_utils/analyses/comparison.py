@@ -122,16 +122,15 @@ def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.Da
     return table.merge(apart[columns], how="left", on=["task", *by]).fillna({"verdict": "reference"})
 
 
-def evaluate_task(source: str, budget: int, profile: str = "default", peers: bool = False, **options) -> dict:
+def evaluate_task(source: str, budget: int, profile="default", peers=False, run="", **options) -> dict:
     """Base models, their raw concat, and compression methods at ``budget`` bytes per document vector, on one task.
 
-    The members are those that notebook 01 of the profile chose, at equal shares. Each method is fitted once on the profile's
-    training text and once on the task's documents, never on its queries or judgements. ``source`` is ``beir:DIR``; ``peers``
-    asks for published methods as well; ``options`` are ``exclude_self`` and ``allow_missing`` of ``TaskSpec``.
+    The members are those that notebook 01 of the profile chose (in the finished ``run``, else the checkout), at equal shares.
+    Each method is fitted once on the profile's training text and once on the task's documents, never on its queries or
+    judgements. ``source`` is ``beir:DIR``; ``peers`` asks for published methods as well; ``options`` are of ``TaskSpec``.
 
     Returns what ``--json`` writes: ``models``, ``concat`` and ``methods`` with their scores and intervals; ``skipped`` says
-    what cannot be had at this size or from so few documents, and why. ``total_bytes`` has each document's part of what all
-    share (basis, codebooks) as well.
+    what cannot be had at this size or from so few documents, and why. ``total_bytes`` has its part of what all share as well.
     """
     if not source.startswith("beir:"):
         raise StudyError(f"unknown task {source!r}; accepted: beir:DIR of corpus.jsonl, queries.jsonl, qrels/test.tsv")
@@ -140,7 +139,7 @@ def evaluate_task(source: str, budget: int, profile: str = "default", peers: boo
     path = place_of(source.removeprefix("beir:"), "task").resolve()
     name = f"{path.name} (BEIR folder)" if path.name in ("", *TEXT_PARTS) else path.name
     spec = TaskSpec(name=name, source=f"beir:{path}", **options)
-    study = Study(profile)
+    study = Study(profile, output=run)
     study.profile = study.profile.model_copy(update={"tasks": [spec]})
     return compare(study, budget, peers)
 

@@ -35,8 +35,9 @@ MAIN = {
 """The paper's main claims in plain words, as README shows them; a letter stands for all claims that begin with it."""
 HEAD = """# Claims
 
-`ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), whose head explains the verdicts, as the committed
-tables judge it. A number is a mean over these tasks with its 95 % interval. *Concat* is the paper's: equal shares."""
+`ccq publish` writes this page: every claim of [claims.yaml](claims.yaml), whose head explains the verdicts. A number is a
+mean over the profile's tasks with its 95 % interval. Brackets say what it is: a *difference* of nDCG@10, a *retention*, a
+rank *correlation* over pairs of models, or a ratio of losses over *seeds*. *Concat* is the paper's: equal shares."""
 
 
 def publish(profile: str = "default") -> list[Path]:
@@ -100,7 +101,7 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
     """data/CLAIMS.md: how many claims came out how, then all of them by notebook with what each profile's tables say."""
     parts, by_notebook, kinds = [HEAD], {}, {}
     for one in load_claims():
-        row = [f"**{one.id}** {one.statement}", f"{one.setting} ({one.holds})"]
+        row = [f"**{one.id}** {one.statement}", f"{one.setting} ({one.test.statistic} {one.holds})"]
         by_notebook.setdefault(one.notebook, []).append([*row, *(_cell(table, one.id) for table in claims.values())])
         whose = "the paper's claims" if one.source.startswith("paper") else "this study's own"
         whose = "the paper's open questions" if re.search("open question|next check", one.source) else whose
@@ -109,7 +110,7 @@ def ledger(claims: dict[str, pd.DataFrame]) -> str:
         counts = [f"* {kind}: {_counts(table['verdict'].reindex(ids).dropna())}" for kind, ids in kinds.items()]
         parts.append("\n".join([f"Profile `{name}`:", "", *counts]))
     for notebook, rows in sorted(by_notebook.items()):
-        table = pd.DataFrame(rows, columns=["claim", "setting (it holds where)", *claims])
+        table = pd.DataFrame(rows, columns=["claim", "setting (the claim holds where)", *claims])
         parts.append(f"## {notebook}\n\n{figures.markdown(table)}")
     return "\n\n".join(parts) + "\n"
 

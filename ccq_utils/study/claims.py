@@ -59,8 +59,7 @@ class Measurement(Strict):
     ``difference`` and ``retention`` hold the scores that ``measured`` selects against those of ``reference`` (column ->
     value); ``retention difference`` is the retention of ``measured`` against ``reference`` minus that of ``other`` against
     ``other_reference``. ``correlation`` is Spearman's between columns ``x`` and ``y`` of ``table``; ``pairs`` names the two
-    columns of the models that a row is about. ``seeds`` is the mean of column ``y`` of ``table`` over the rows that match
-    ``rows``, one row per seed.
+    columns of the models that a row is about. ``seeds`` is the mean of column ``y`` of ``table`` over ``rows``, one a seed.
     """
 
     statistic: Literal["difference", "retention", "retention difference", "correlation", "seeds"]

@@ -174,8 +174,7 @@ def holm(p_values) -> np.ndarray:
 def with_verdicts(differences: pd.DataFrame, family: list[str] = ()) -> pd.DataFrame:
     """Adds ``verdict`` to a table of differences: *better*, *worse* or *no difference seen*, after Holm's correction.
 
-    p-values are corrected together within the groups of columns ``family``, in all rows where it is empty; a row without
-    one compares nothing.
+    p-values are corrected together within groups by columns ``family`` (else in all rows); a row without compares nothing.
     """
     groups = [differences[column] for column in family] or np.zeros(len(differences))
     real = differences["p"].groupby(groups).transform(holm) < LEVEL
