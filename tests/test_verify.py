@@ -52,6 +52,16 @@ def test_a_wide_interval_lets_its_number_move():
     assert status(estimate=[0.5, 0.9]) == ["OK", "close"]
 
 
+def test_a_tie_of_validation_queries_may_choose_other_bits_and_with_them_other_bytes():
+    sweep = TABLE.assign(budget=256, dims=1024, bits=2, bytes_per_vector=256)
+    other = sweep.assign(dims=[1280, 1024], bits=[1, 2], bytes_per_vector=[160, 256])
+    assert verify.compare(sweep, other, "05_budget_sweep")["status"].tolist() == ["close", "OK"]
+    worse = verify.compare(sweep, other.assign(estimate=[0.53, 0.6]), "05_budget_sweep")
+    assert worse["status"].tolist() == ["DIFFERENT", "OK"]
+    fixed = TABLE.assign(bytes_per_vector=[256, 64])  # bytes that nothing chose name the row
+    assert "DIFFERENT" in set(verify.compare(fixed, fixed.assign(bytes_per_vector=[160, 64]), "08_table")["status"])
+
+
 def test_what_seeds_move_a_machine_may_move():
     drawn = TABLE.assign(seed_spread=[0.02, np.nan])
     moved = [verify.compare(drawn, drawn.assign(estimate=[to, 0.6]), "07_table")["status"][0] for to in (0.559, 0.561)]

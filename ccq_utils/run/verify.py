@@ -11,9 +11,8 @@ that. So each number is ``OK``, ``close`` or ``DIFFERENT`` by one rule per kind,
 | other finding: ``FINDINGS``, yes or no | equal | the row's numbers are OK or close |
 | p-value: follows from the interval beside it | not compared | |
 
-Above one, tolerances of scores are relative. .005 is one query in 200 whose answer leaves the top ten. Rows are matched by
-their other whole numbers and texts, then by their order; where one of these changed, a row is missing. (Dims, bits and epochs
-are findings, since validation queries or a lowest loss choose them.)
+Above one, tolerances of scores are relative; .005 is one query in 200 whose answer leaves the top ten. Rows are matched by
+their other whole numbers and texts, then by order. Dims, bits, their bytes and epochs are findings: held-out text chose them.
 """
 
 import re
@@ -54,7 +53,8 @@ def compare(committed: pd.DataFrame, measured: pd.DataFrame, table: str, scale: 
     """Row-by-row comparison of two versions of one table; ``scale`` widens or narrows the tolerances."""
     columns = [name for name in committed if name in measured and not re.search("(^|_)p$", name)]
     kinds = {name: {committed[name].dtype.kind, measured[name].dtype.kind} for name in columns}
-    findings = [name for name in columns if name.endswith("verdict") or name in FINDINGS or "b" in kinds[name]]
+    chosen = FINDINGS + ["bytes_per_vector"] * ({"dims", "bits"} <= set(columns))
+    findings = [name for name in columns if name.endswith("verdict") or name in chosen or "b" in kinds[name]]
     numbers = [name for name in columns if "f" in kinds[name] and name not in findings]
     keys = [name for name in columns if name not in numbers + findings]
     left, right = (_by_label(frame, keys) for frame in (committed, measured))
