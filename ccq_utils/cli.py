@@ -229,7 +229,7 @@ def bench(
 
     from ccq_utils.analyses import bench
 
-    for path in bench.run(profile, documents, 128, output, distractors, members or (), run):
+    for path in bench.run(profile, documents, output=output, distractors=distractors, members=members or (), run=run):
         print(f"{pd.read_csv(path).to_string(index=False, float_format='{:.4g}'.format)}\n{paths.shown(path)}")
 
 
