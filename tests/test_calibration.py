@@ -1,12 +1,14 @@
 """What bits, spacing and scoring do to codes: entropy and error per document, scores by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from notebook_cells import functions_of
 
-from ccq_utils.analyses.decoders import score_scorings
 from ccq_utils.codecs.decoder import fit_pca
-from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer
+from ccq_utils.codecs.percentile import PercentileCodec
+from ccq_utils.codecs.quantizer import BITS, SPACINGS, PercentileQuantizer, unpack
 from ccq_utils.models.embed import normalise
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import TaskVectors, score_table
@@ -37,7 +39,9 @@ def test_scorings_of_two_bits_by_hand(parts, random_vectors, make_task):
     texts = random_vectors(600, 24, 3)
     evaluator = Evaluator(make_task(documents=300, queries=20))
     one, decoder = TaskVectors(texts[: len(evaluator.query_ids)], texts[300:], evaluator), fit_pca(texts, DIMS)
-    found = score_scorings(one, decoder, texts[:300], DIMS)
+    given = {"itertools": itertools, "normalise": normalise, "unpack": unpack, "PercentileCodec": PercentileCodec}
+    given |= {"BITS": BITS, "SPACINGS": SPACINGS, "np": np}
+    found = functions_of("04_calibrate_quantization", **given).score_scorings(one, decoder, texts[:300], DIMS)
     assert len(found) == 3 + len(BITS) * 5  # equal width is scored asymmetrically only
     quantizer = PercentileQuantizer(2).fit(parts[0])
     floats = [decoder.transform(each, DIMS) for each in (one.queries, one.documents)]

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from threadpoolctl import threadpool_limits
 
 from ccq_utils.analyses.comparison import methods, score_methods
 from ccq_utils.analyses.stress import grown
@@ -27,6 +25,7 @@ from ccq_utils.common.environment import processor
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import check_output, write_atomically
 from ccq_utils.common.progress import progress
+from ccq_utils.common.threads import one_thread
 from ccq_utils.data.text_files import read_texts
 from ccq_utils.models.embed import embed, normalise
 from ccq_utils.models.encoding import encode, transformers_of, with_precision
@@ -78,18 +77,14 @@ def race(methods: dict[str, Callable[[], object]], rounds: int = 5, what: str = 
     """Seconds of one core that each method takes: ``method``, ``seconds`` (median), ``fastest``, ``slowest``."""
     if rounds < 1:
         raise StudyError(f"rounds {rounds} must be at least 1")
-    taken, threads = {name: [] for name in methods}, torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            for number in progress(range(rounds + 1), what):
-                for name, work in methods.items():
-                    started = time.process_time()
-                    work()
-                    if number:
-                        taken[name].append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(threads)
+    taken = {name: [] for name in methods}
+    with one_thread():
+        for number in progress(range(rounds + 1), what):
+            for name, work in methods.items():
+                started = time.process_time()
+                work()
+                if number:
+                    taken[name].append(time.process_time() - started)
     rows = [(name, np.median(seconds), min(seconds), max(seconds)) for name, seconds in taken.items()]
     return pd.DataFrame(rows, columns=["method", "seconds", "fastest", "slowest"])
 
@@ -155,7 +150,7 @@ def search(like: np.ndarray, documents: int, budget: int = 0, queries=(1, 64), s
     noise = normalise(rng.standard_normal((max(queries), dims)).astype(np.float32))
     asked = normalise(held[rng.integers(0, documents, max(queries))] + NOISE * noise)
     sizes, searches = _indexes(held, budget or max(1, 4 * dims // FACTOR), seed)
-    with threadpool_limits(1):
+    with one_thread():
         first = {name: find(asked) for name, find in searches.items()}
     recall = {name: np.mean([*map(np.isin, first[FLAT], rows)]) for name, rows in first.items()}
     tables = []

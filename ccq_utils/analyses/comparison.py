@@ -16,6 +16,7 @@ from ccq_utils.codecs.percentile import make_codec
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.paths import place_of
 from ccq_utils.common.progress import progress
+from ccq_utils.common.threads import side_by_side
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import FITTED_ON, FittingVectors, TaskVectors, Vectors, score_method, task_vectors
@@ -84,12 +85,12 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
     The long table has ``shared_bytes`` as well; the second value lists what cannot be had at so few bytes or from so few
     vectors: ``method``, ``fitted_on``, ``reason``.
     """
-    found, skipped = [], []
-    chosen = [*itertools.product(fitted, given.items())]
-    for fitted_on, (name, (make, key, vectors, seeds)) in progress(chosen, f"methods at {budget} bytes"):
+    chosen = [(fitted_on, name, *method) for fitted_on, (name, method) in itertools.product(fitted, given.items())]
+
+    def score(fitted_on, name, make, key, vectors, seeds):
         key = key | {"budget": budget, "drawn": [study.profile.seed + number for number in range(seeds)]}
 
-        def fit(to, make=make, key=key):  # once for all splits
+        def fit(to):  # once for all splits
             if (mark := json.dumps(key)) not in to.codecs:
                 codecs = (make(to.training.shape[1], budget, seed=seed) for seed in key["drawn"])
                 to.codecs[mark] = [codec.fit(to.training, to.calibration) for codec in codecs]
@@ -99,10 +100,14 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
             scores = score_method(study, vectors, fit, key, fitted_on, method=name, **labels)
             to = vectors.fitting(next(iter(vectors.by_task)), fitted_on)
             size = {**key, "shared": vectors.dims, "vectors": len(to.training)}
-            held = study.cache.arrays("scores", size, lambda: {"bytes": np.array([shared_bytes(fit(to)[0])])})  # noqa: B023
-            found.append(scores.assign(shared_bytes=held["bytes"].item()))
+            held = study.cache.arrays("scores", size, lambda: {"bytes": np.array([shared_bytes(fit(to)[0])])})
+            return scores.assign(shared_bytes=held["bytes"].item())
         except NotPossible as error:
-            skipped.append({"method": name, "fitted_on": fitted_on, "reason": str(error)})
+            return {"method": name, "fitted_on": fitted_on, "reason": str(error)}
+
+    scored = [*progress(side_by_side(score, chosen), f"methods at {budget} bytes", len(chosen))]
+    found = [each for each in scored if isinstance(each, pd.DataFrame)]
+    skipped = [each for each in scored if isinstance(each, dict)]
     if not found:
         raise StudyError(f"no method can be had at {budget} bytes; {skipped[0]['method']}: {skipped[0]['reason']}")
     return pd.concat(found, ignore_index=True), skipped

@@ -11,6 +11,7 @@ from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import DETERMINISTIC, GRADED
 from ccq_utils.codecs.quantizer import BITS, packed_bytes
+from ccq_utils.common.threads import side_by_side
 from ccq_utils.study.metrics import Evaluator
 from ccq_utils.study.scores import TaskVectors, Vectors, fitted_codecs, score_table
 from ccq_utils.study.stats import macro
@@ -48,13 +49,13 @@ def score_coded(
     def make():
         codecs = fitted_codecs(study, method, room, vectors.general, decoders, seeds, bits)
 
-        def score(seed, codec, one, scoring):
-            codes = flip_bits(codec.encode(one.documents), flipped, study.profile.seed + seed)
-            return one.ndcg(scores(codec, one.queries, codes, scoring == "symmetric"))
-
         shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
-        named = itertools.product(scorings, vectors.by_task.items())
-        found = {f"{way} {task}": [score(*each, one, way) for each in enumerate(codecs)] for way, (task, one) in named}
+        found = {f"{scoring} {task}": [] for scoring in scorings for task in vectors.by_task}
+        for (task, one), (seed, codec) in itertools.product(vectors.by_task.items(), enumerate(codecs)):
+            codes = flip_bits(codec.encode(one.documents), flipped, study.profile.seed + seed)
+            for scoring in scorings:
+                matrix = scores(codec, one.queries, codes, scoring == "symmetric")
+                found[f"{scoring} {task}"].append(one.ndcg(matrix))
         return {name: np.stack(each) for name, each in found.items()} | {"shape": np.array(shape)}
 
     held = study.cache.arrays("scores", key, make)
@@ -71,8 +72,10 @@ def bits_grid(study: Study, vectors: Vectors, methods, budgets, decoders: list[D
     A method that has a choice keeps as many dims as fit the bytes and its map has.
     """
     grid = itertools.product([method for method in methods if method in GRADED], budgets, BITS[::-1])
-    found = pd.concat([score_coded(study, vectors, method, size, decoders, bits) for method, size, bits in grid])
-    return study.summarise(found, ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw)
+    found = side_by_side(lambda method, size, bits: score_coded(study, vectors, method, size, decoders, bits), grid)
+    return study.summarise(
+        pd.concat(found), ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw
+    )
 
 
 def best_bits(grid: pd.DataFrame) -> dict[tuple, int]:

@@ -3,6 +3,7 @@
 It is PCA, which has a formula, or trained on text without judgements.
 """
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -103,6 +104,7 @@ class Decoder(nn.Module):
         return decoder.eval()
 
 
+@functools.lru_cache(maxsize=16)
 def random_rotation(dims: int, seed: int) -> np.ndarray:
     """A random orthogonal matrix, ``(dims, dims) float32``."""
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))[0].astype(np.float32)

@@ -4,7 +4,6 @@ faiss and sentence-transformers do the work. What is ours is how many dims a met
 per-vector constants fits the budget, and how queries are projected: each peer keeps them in float where it can.
 """
 
-import os
 import re
 
 import numpy as np
@@ -51,9 +50,6 @@ class FaissCodec:
             axes = principal_axes(vectors - self.mean_)[:, : self.dims].astype(np.float32)
             self.basis_ = axes @ random_rotation(self.dims, self.seed)
         turned = np.ascontiguousarray(self.project(vectors - self.mean_), dtype=np.float32)
-        kept = os.dup(2)  # faiss warns straight to the process's stderr, once per codebook that few vectors train
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 2)
         try:
             self.index_ = faiss.index_factory(turned.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
             self._set_rounds(faiss)
@@ -62,9 +58,6 @@ class FaissCodec:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
             raise NotPossible(f"faiss cannot train {self.factory!r} on {len(vectors)} vectors: {reason}") from error
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
         return self
 
     def _set_rounds(self, faiss):
@@ -74,6 +67,8 @@ class FaissCodec:
             if isinstance(first, faiss.OPQMatrix):
                 first.niter, first.niter_pq_0, first.niter_pq = OPQ_ROUNDS, OPQ_LLOYD, OPQ_LLOYD
                 first.max_train_points = OPQ_POINTS
+                self.quantizer = first.pq = faiss.ProductQuantizer(first.d_out, first.M, 8)
+                self.quantizer.cp.min_points_per_centroid = 1  # its own would warn of few points, on stderr
         if hasattr(last, "pq"):
             last.pq.cp.niter, last.pq.cp.min_points_per_centroid, last.pq.cp.seed = PQ_LLOYD, 1, self.seed % 2**31
 

@@ -74,8 +74,8 @@ class PercentileQuantizer:
             raise StudyError(f"quantizer was calibrated for {dims} dims, the vectors have shape {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise StudyError("vectors to encode hold NaN or infinity; mend the model or remove the texts")
-        if self.bits == 1:
-            return (vectors >= self.thresholds_).astype(np.uint8)
+        if self.bits <= 2:  # several times as fast as a search
+            return sum((vectors >= border).astype(np.uint8) for border in self.thresholds_)
         columns = zip(self.thresholds_.T, vectors.T, strict=True)
         return np.stack([np.searchsorted(*column, side="right") for column in columns], axis=1).astype(np.uint8)
 

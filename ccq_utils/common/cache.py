@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,16 +51,17 @@ def array_digest(*arrays: np.ndarray) -> str:
 
 
 def remembered(function: Callable) -> Callable:
-    """Decorator of a function of one array: its last eight results are kept, by what the array holds."""
-    held = {}
+    """Decorator of a function of one array: its last 16 results are kept, by what the array holds."""
+    held, lock = {}, threading.Lock()
 
     @functools.wraps(function)
     def call(array):
         key = array_digest(array)
-        held[key] = held.pop(key) if key in held else function(array)
-        if len(held) > 8:
-            del held[next(iter(held))]
-        return held[key]
+        with lock:
+            held[key] = held.pop(key) if key in held else function(array)
+            if len(held) > 16:
+                del held[next(iter(held))]
+            return held[key]
 
     return call
 

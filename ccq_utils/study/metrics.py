@@ -53,9 +53,9 @@ class Evaluator:
             rows, columns = self.rows[first:last] - start, self.columns[first:last]
             for pair, (row, column) in enumerate(zip(rows, columns, strict=True), first):
                 line, score = scores[row], scores[row, column]
-                ties = np.flatnonzero(line == score)
-                before = np.count_nonzero(self.tie_rank[ties] < self.tie_rank[column]) if len(ties) > 1 else 0
-                ranks[pair] = np.count_nonzero(line > score) + before + 1
+                ranks[pair] = np.count_nonzero(line > score) + 1
+                if ranks[pair] <= 100 and len(ties := np.flatnonzero(line == score)) > 1:
+                    ranks[pair] += np.count_nonzero(self.tie_rank[ties] < self.tie_rank[column])
         ranks[self.columns == self.own[self.rows]] = NEVER
         dcg = np.bincount(self.rows, np.where(ranks <= 10, self.gains / np.log2(ranks + 1.0), 0), size)
         best = np.full(size, NEVER)
