@@ -74,7 +74,9 @@ def put_passages(folder, rows=12000):
 
 
 START = """
-import json
+import json, time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.5))  # the hub's library waits longer before it tries again
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import HubModel, Profile, TaskSpec, TextSpec
 from ccq_utils.models import hub_models

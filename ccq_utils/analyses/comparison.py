@@ -106,11 +106,10 @@ def score_methods(study: Study, given: dict[str, Method], budget: int, fitted=FI
             return {"method": name, "fitted_on": fitted_on, "reason": str(error)}
 
     scored = [*progress(side_by_side(score, chosen), f"methods at {budget} bytes", len(chosen))]
-    found = [each for each in scored if isinstance(each, pd.DataFrame)]
     skipped = [each for each in scored if isinstance(each, dict)]
-    if not found:
+    if len(skipped) == len(scored):
         raise StudyError(f"no method can be had at {budget} bytes; {skipped[0]['method']}: {skipped[0]['reason']}")
-    return pd.concat(found, ignore_index=True), skipped
+    return pd.concat([each for each in scored if not isinstance(each, dict)], ignore_index=True), skipped
 
 
 def held_against(study: Study, scores: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:

@@ -54,8 +54,7 @@ def score_coded(
         for (task, one), (seed, codec) in itertools.product(vectors.by_task.items(), enumerate(codecs)):
             codes = flip_bits(codec.encode(one.documents), flipped, study.profile.seed + seed)
             for scoring in scorings:
-                matrix = scores(codec, one.queries, codes, scoring == "symmetric")
-                found[f"{scoring} {task}"].append(one.ndcg(matrix))
+                found[f"{scoring} {task}"].append(one.ndcg(scores(codec, one.queries, codes, scoring == "symmetric")))
         return {name: np.stack(each) for name, each in found.items()} | {"shape": np.array(shape)}
 
     held = study.cache.arrays("scores", key, make)
