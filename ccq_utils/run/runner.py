@@ -183,8 +183,6 @@ def run(profile: str = "default", only: str = "", force: bool = False, output: s
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # ipykernel's debugger otherwise warns about frozen modules
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel "python3", not one of the user's folder
     os.environ["PYTHONWARNINGS"] = "ignore:texts longer than:UserWarning"  # said to whoever encodes by hand
-    # glibc else hands each freed array back to the system: a training step then takes half as long again
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": f"{2**25}", "MALLOC_TRIM_THRESHOLD_": f"{2**28}"}
     quiet_libraries()
     for name in ("papermill", "asyncio"):  # what goes wrong is told here; after Ctrl-C they would add tracebacks
         logging.getLogger(name).setLevel(logging.CRITICAL)
