@@ -29,6 +29,12 @@ def fitted(corpus):
 every = pytest.mark.parametrize("name", PEERS)
 
 
+def test_few_vectors_train_without_a_word_of_faiss(corpus, capfd):
+    for name in ("PQ", "OPQ"):
+        make_peer(name, DIMS, 8).fit(corpus[:300])
+    assert capfd.readouterr() == ("", "")
+
+
 @every
 def test_bytes_stay_within_the_budget(fitted, corpus, name):
     codec = fitted[name]

@@ -72,9 +72,8 @@ def bits_grid(study: Study, vectors: Vectors, methods, budgets, decoders: list[D
     """
     grid = itertools.product([method for method in methods if method in GRADED], budgets, BITS[::-1])
     found = side_by_side(lambda method, size, bits: score_coded(study, vectors, method, size, decoders, bits), grid)
-    return study.summarise(
-        pd.concat(found), ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"], vectors.raw
-    )
+    by = ["method", "budget", "scoring", "bits", "dims", "bytes_per_vector"]
+    return study.summarise(pd.concat(found), by, vectors.raw)
 
 
 def best_bits(grid: pd.DataFrame) -> dict[tuple, int]:

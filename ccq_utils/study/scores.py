@@ -75,7 +75,7 @@ class Vectors:
         if task not in self.own:
             documents = self.by_task[task].documents
             same = (own for own in self.own.values() if np.array_equal(own.training, documents))
-            self.own[task] = next(same, FittingVectors(documents))
+            self.own.setdefault(task, next(same, FittingVectors(documents)))  # the first, of threads that ask at once
         return self.own[task]
 
     @cached_property
@@ -136,10 +136,10 @@ def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labe
     """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well."""
     labels |= {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": codecs[0].bytes_per_vector}
 
-    def score(one, codec):
+    def score(codec, one):
         return one.ndcg(scores(codec, one.queries, codec.encode(one.documents), symmetric))
 
-    values = {task: np.stack([score(one, codec) for codec in codecs]) for task, one in vectors.by_task.items()}
+    values = {task: np.stack([score(codec, one) for codec in codecs]) for task, one in vectors.by_task.items()}
     return score_table(values, **labels)
 
 

@@ -1,0 +1,59 @@
+"""Steps side by side: in order, one thread each, as before afterwards, and no further after a failure."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from ccq_utils.codecs.faiss_index import load_faiss
+from ccq_utils.common.threads import side_by_side
+
+
+@pytest.fixture(autouse=True)
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def counts():
+    return {pool["num_threads"] for pool in threadpool_info()} | {torch.get_num_threads()}
+
+
+def test_two_steps_run_at_once_and_come_in_order():
+    both = threading.Barrier(2, timeout=20)  # passes only if two steps are there at a time
+
+    def step(number, doubled):
+        both.wait()
+        time.sleep(0.02 * (number % 2 == 0))
+        return number, doubled
+
+    given = [(number, 2 * number) for number in range(4)]
+    assert list(side_by_side(step, given)) == given
+
+
+def test_each_step_has_one_thread_and_all_have_as_many_as_before_afterwards():
+    np.ones((300, 300)) @ np.ones((300, 300))  # loads what numpy computes with
+    before = counts()
+    steps = side_by_side(lambda _: (counts(), load_faiss().omp_get_max_threads()), [(1,), (2,)])
+    assert list(steps) == [({1}, 1)] * 2
+    assert counts() == before
+
+
+def test_after_a_failure_what_waits_is_not_begun():
+    begun = []
+
+    def step(number):
+        begun.append(number)
+        time.sleep(0.05)
+        if number == 0:
+            raise ValueError("the first")
+
+    with pytest.raises(ValueError, match="the first"):
+        list(side_by_side(step, [(number,) for number in range(40)]))
+    assert len(begun) < 40
