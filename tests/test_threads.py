@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ccq_utils.codecs.faiss_index import load_faiss
 from ccq_utils.common.threads import side_by_side
@@ -16,7 +16,8 @@ from ccq_utils.common.threads import side_by_side
 def two_cores():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
+    with threadpool_limits(2):
+        yield
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
