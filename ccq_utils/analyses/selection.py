@@ -56,15 +56,11 @@ def published(study: Study) -> pd.DataFrame:
 
 
 def against_published(study: Study, single: pd.DataFrame) -> pd.DataFrame:
-    """Measured (``single``: task, model, estimate) beside published nDCG@10: a wrong prompt or pooling shows at once.
-
-    ``agrees`` within ``AGREES``. Empty where no score is published.
-    """
+    """Measured (``single``: task, model, estimate) beside published nDCG@10; ``agrees`` within ``AGREES``; may be empty."""
     known, rows = published(study), []
     for row in single[single["task"].isin(list(known))].itertuples():
         if (source := study.models[row.model].source.split(" ")[0]) in known.index:
-            score = known.loc[source, row.task]
-            found = {"task": row.task, "model": row.model, "published": score, "measured": row.estimate}
-            found |= {"difference": row.estimate - score, "agrees": abs(row.estimate - score) <= AGREES}
-            rows.append(found | {"mixed_revisions": known.loc[source, "mixed_revisions"]})
-    return pd.DataFrame(rows)
+            score, mixed = known.loc[source, [row.task, "mixed_revisions"]]
+            gap = row.estimate - score
+            rows.append((row.task, row.model, score, row.estimate, gap, abs(gap) <= AGREES, mixed))
+    return pd.DataFrame(rows, columns="task model published measured difference agrees mixed_revisions".split())

@@ -75,7 +75,8 @@ class Decoder(nn.Module):
     def forward(self, vectors: torch.Tensor, dims: int | None = None) -> torch.Tensor:
         """``(n, D) -> (n, d)``, or its first ``dims``; not normalised, because truncation comes first."""
         if len(self.layers) == 1:
-            decoded = nn.functional.linear(vectors, self.layers[0].weight[:dims])
+            weight = self.layers[0].weight  # whole where it can be: the gradient of a part is slow
+            decoded = nn.functional.linear(vectors, weight[:dims] if dims else weight)
         else:
             decoded = self.layers(vectors * self.config["in_dims"] ** 0.5)[:, :dims]
         return decoded if self.linear is None else decoded + self.linear(vectors)[:, :dims]
@@ -164,7 +165,8 @@ def train_decoder(
         raise StudyError(f"stop {stops[-1]} is larger than the decoder's {decoder.config['out_dims']} dims")
     for vectors in (training, validation):
         require_distinct(vectors, 2)
-    training, validation = torch.from_numpy(training), torch.from_numpy(validation)
+    # MiniLM-L6 has two dims of 1e-33: their gradients would be denormal numbers, which processors are slow with
+    training, validation = map(nn.Hardshrink(1e-20), map(torch.from_numpy, (training, validation)))
     order = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=learning_rate, fused=True)
 

@@ -106,6 +106,11 @@ class Cache:
         folder = self.artifact(kind, key, lambda path: (path / "arrays.safetensors").write_bytes(save_tensors(make())))
         return load_tensors((folder / "arrays.safetensors").read_bytes())
 
+    def json(self, kind: str, key: dict, make: Callable[[], dict]) -> dict:
+        """An artifact that is a dictionary of JSON-able values."""
+        folder = self.artifact(kind, key, lambda path: (path / f"{kind}.json").write_text(json.dumps(make())))
+        return json.loads((folder / f"{kind}.json").read_text())
+
     def add_shard(self, store: str, tensors: dict[str, np.ndarray]) -> None:
         """Append one shard to a store; its name is the hash of its bytes."""
         content = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})

@@ -14,7 +14,6 @@ from functools import cache
 import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.paths import place_of
@@ -125,6 +124,8 @@ def _documented(libraries):
     Of near-duplicates the one with the shortest path speaks; cross-references to the others point to it, so that no
     judgement calls one of two equal texts right and the other wrong.
     """
+    from sklearn.feature_extraction.text import HashingVectorizer  # takes a second to import
+
     read = [entry for library in libraries for entry in read_library(library)]
     long = [entry for entry in read if len(entry.body.split()) >= MIN_BODY_WORDS]
     entries = [replace(entry, body=" ".join(entry.body.split()[:MAX_BODY_WORDS])) for entry in long]

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ class BaseModel:
 def load_models(profile: Profile, corpora: Callable[[], Corpora], cache: Cache) -> dict[str, BaseModel]:
     """The profile's base models by name, larger baselines last; trained ones are built on first use from ``corpora()``."""
     return {
-        name: from_hub(name, spec, profile)
+        name: from_hub(name, spec, profile, cache)
         if (spec := profile.hub_models.get(name))
         else BUILDERS[name](profile, corpora, cache)
         for name in profile.scored_models
@@ -124,17 +125,20 @@ def _wordllama(profile, corpora, cache):
 
 
 def _lexical(profile, corpora, cache):
-    from ccq_utils.models.lexical import LexicalEncoder  # takes seconds to import
-
     spec = profile.lexical.model_dump()
+
+    def encoder():
+        from ccq_utils.models.lexical import LexicalEncoder  # takes seconds to import
+
+        return LexicalEncoder
 
     def build(folder):
         texts = corpora().training + [short for short, _ in corpora().pairs]
-        LexicalEncoder(**spec).fit(texts, profile.seed).save(folder)
+        encoder()(**spec).fit(texts, profile.seed).save(folder)
 
     key = {"spec": spec, "seed": profile.seed, "text": corpora().fingerprint()}
     source = "hashed character n-grams, fitted here"
-    return _trained("lexical", key, build, cache, source, lambda folder: [LexicalEncoder.load(str(folder))])
+    return _trained("lexical", key, build, cache, source, lambda folder: [encoder().load(str(folder))])
 
 
 def _static(profile, corpora, cache):
@@ -168,9 +172,10 @@ def _trained(name, key, build, cache, source, modules=None):
     return BaseModel(name, digest(name, key), lambda: cache.artifact(name, key, build), "mit", source, modules=modules)
 
 
-def from_hub(name: str, spec: HubModel, profile: Profile) -> BaseModel:
+def from_hub(name: str, spec: HubModel, profile: Profile, store: Cache) -> BaseModel:
     """A base model from the hub, in the profile's precision; fetched when used, or now where its files decide its prompts."""
-    pinned = hub_models.pin(spec)
+    key = {"spec": spec.model_dump(), "mteb": version("mteb")}
+    pinned = type(spec)(**store.json("pins", key, lambda: hub_models.pin(spec).model_dump()))
     folder = cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     mark = digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length)
     source, prompts = f"{spec.hub} (hub revision {pinned.revision})", hub_models.prompts(pinned, folder)

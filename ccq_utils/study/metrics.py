@@ -43,19 +43,19 @@ class Evaluator:
         size, task = len(self.query_ids), f"task {self.task.name!r}"
         if matrix.shape != (expected := (size, len(self.task.documents))):
             raise StudyError(f"{task}: scores have shape {matrix.shape}, expected {expected} (queries, documents)")
-        ranks = np.empty(len(self.rows), dtype=np.int64)
+        ranks, first = np.empty(len(self.rows), dtype=np.int64), np.searchsorted(self.rows, np.arange(size + 1))
         for start in range(0, size, BLOCK):
-            block = slice(start, min(start + BLOCK, size))
+            block = slice(start, start + BLOCK)
             scores = self._without_own(matrix[block], block)
             if np.isnan(scores).any():
                 raise StudyError(f"{task}: a score is NaN; check the vectors that were scored")
-            first, last = np.searchsorted(self.rows, [block.start, block.stop])
-            rows, columns = self.rows[first:last] - start, self.columns[first:last]
-            for pair, (row, column) in enumerate(zip(rows, columns, strict=True), first):
-                line, score = scores[row], scores[row, column]
-                ranks[pair] = np.count_nonzero(line > score) + 1
-                if ranks[pair] <= 100 and len(ties := np.flatnonzero(line == score)) > 1:
-                    ranks[pair] += np.count_nonzero(self.tie_rank[ties] < self.tie_rank[column])
+            for row, line in enumerate(scores, start):
+                columns = self.columns[first[row] : first[row + 1]]
+                above = (line > line[columns, None]).sum(axis=1)
+                for pair in np.flatnonzero(above < 100):
+                    if len(ties := np.flatnonzero(line == line[columns[pair]])) > 1:
+                        above[pair] += np.count_nonzero(self.tie_rank[ties] < self.tie_rank[columns[pair]])
+                ranks[first[row] : first[row + 1]] = above + 1
         ranks[self.columns == self.own[self.rows]] = NEVER
         dcg = np.bincount(self.rows, np.where(ranks <= 10, self.gains / np.log2(ranks + 1.0), 0), size)
         best = np.full(size, NEVER)

@@ -1,7 +1,6 @@
 """What a notebook opens first: the profile's tasks, models and vectors, and the tables that notebooks pass on."""
 
 import importlib.metadata
-import json
 import logging
 import platform
 import warnings
@@ -62,27 +61,21 @@ class Study:
             return load_task(spec, self.profile.seed)
 
         def make():
-            task = load_task(spec, self.profile.seed)
-            return vars(task) | {"validation": sorted(task.validation)}
+            return vars(task := load_task(spec, self.profile.seed)) | {"validation": sorted(task.validation)}
 
-        mteb = importlib.metadata.version("mteb")  # which pins the revision of the task's data
-        held = self._downloaded("task", "tasks", spec, make, mteb=mteb, fields=[*Task.__dataclass_fields__])
+        key = {"spec": spec.model_dump(), "seed": self.profile.seed, "fields": [*Task.__dataclass_fields__]}
+        key["mteb"] = importlib.metadata.version("mteb")  # which pins the revision of the task's data
+        held = self.cache.json("tasks", key, make)
         return Task(**held | {"validation": frozenset(held["validation"])})
 
     @cached_property
     def corpora(self) -> Corpora:
         """Training, calibration and validation text without judgements."""
-        spec = self.profile.training
+        spec, seed = self.profile.training, self.profile.seed
         if not spec.source.startswith("hub:"):
-            return load_corpora(spec, self.profile.seed)
-        held = self._downloaded("corpora", "corpora", spec, lambda: asdict(load_corpora(spec, self.profile.seed)))
-        return Corpora(**held)
-
-    def _downloaded(self, name, kind, spec, make, **key):
-        """What ``make`` gives, kept in the cache as ``name.json``."""
-        key |= {"spec": spec.model_dump(), "seed": self.profile.seed}
-        folder = self.cache.artifact(kind, key, lambda path: (path / f"{name}.json").write_text(json.dumps(make())))
-        return json.loads((folder / f"{name}.json").read_text())
+            return load_corpora(spec, seed)
+        key = {"spec": spec.model_dump(), "seed": seed}
+        return Corpora(**self.cache.json("corpora", key, lambda: asdict(load_corpora(spec, seed))))
 
     @cached_property
     def models(self):
