@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,16 +53,16 @@ def array_digest(*arrays: np.ndarray) -> str:
 
 def remembered(function: Callable) -> Callable:
     """Decorator of a function of one array: its last 16 results are kept, by what the array holds."""
-    held, lock = {}, threading.Lock()
+    held, locks = {}, defaultdict(threading.Lock)
 
     @functools.wraps(function)
     def call(array):
         key = array_digest(array)
-        with lock:
-            held[key] = held.pop(key) if key in held else function(array)
-            if len(held) > 16:
-                del held[next(iter(held))]
-            return held[key]
+        with locks[key]:  # who asks for the same waits, who asks for another does not
+            held[key] = found = function(array) if (found := held.pop(key, None)) is None else found
+        for oldest in [*held][:-16]:
+            held.pop(oldest, None)
+        return found
 
     return call
 
