@@ -25,7 +25,7 @@ verify: venv  ## hold a finished run (OUTPUT=folder), or without OUTPUT a new on
 	@$(VENV)/bin/ccq verify --profile "$(PROFILE)" $(if $(OUTPUT),--run "$(OUTPUT)")
 
 test: venv  ## run the test suite
-	@$(VENV)/bin/python -m pytest -q
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 faults: venv  ## try every fault and count in data/reliability.csv what came out (half an hour; SAMPLE=1: a few of each, no table)
 	@$(VENV)/bin/python tests/faults $(if $(SAMPLE),--sample)
