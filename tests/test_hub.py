@@ -21,10 +21,11 @@ from loopback_hub import put_model, put_retrieval_set, serving
 from transformers import AutoModel, AutoTokenizer
 
 from ccq_utils.common import paths
+from ccq_utils.common.cache import Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.data.profile import SHIPPED, HubModel, load_profile
 from ccq_utils.deploy.modules import Concat, ConcatTransformer, DecoderModule
-from ccq_utils.models.base_models import BUILDERS
+from ccq_utils.models.base_models import BUILDERS, from_hub
 from ccq_utils.models.hub_models import modules, pin, snapshot
 
 COMMIT, OTHER = "c" * 40, "0" * 40
@@ -362,6 +363,15 @@ def test_weights_that_came_damaged_are_removed_and_named(tmp_path, monkeypatch):
 
 def test_shipped_names_are_those_with_a_builder():
     assert set(SHIPPED) == set(BUILDERS)
+
+
+def test_what_mteb_records_of_a_model_is_looked_up_once(tmp_path, monkeypatch):
+    given = "e5", HubModel(hub=E5), load_profile("paper"), Cache(tmp_path)
+    first = from_hub(*given)
+    monkeypatch.setattr("ccq_utils.models.hub_models.pin", None)
+    again = from_hub(*given)
+    assert (again.fingerprint, again.prompts, again.licence) == (first.fingerprint, first.prompts, first.licence)
+    assert first.prompts == {"query": "query: ", "document": "passage: "} and REVISIONS[E5] in first.source
 
 
 def test_the_paper_profile_leaves_no_model_unpinned_and_has_published_scores():

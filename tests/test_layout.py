@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "ccq_utils"
 FLOORS = {
     "common": 1,
@@ -67,9 +69,12 @@ def test_the_package_is_thin():
     assert lines <= MOST_LINES, f"{lines} lines; what one notebook alone needs belongs into that notebook"
 
 
-def test_importing_the_package_is_cheap():
-    code = (
-        "import ccq_utils, sys; print(ccq_utils.__version__, *({'torch', 'sentence_transformers'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    "work, heavy",
+    [("import ccq_utils", {"torch", "sentence_transformers"}),
+     ("from ccq_utils import Study; Study('default').models", {"sentence_transformers", "mteb"})],
+)  # fmt: skip
+def test_what_is_not_needed_is_not_imported(work, heavy):
+    code = f"{work}; import sys; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert len(done.stdout.split()) == 1, done.stdout
+    assert not done.stdout.split(), done.stdout
