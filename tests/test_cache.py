@@ -111,6 +111,17 @@ def test_arrays_come_back_as_they_were(cache, random_vectors):
     assert np.array_equal(made["x"], held["x"]) and held["x"].dtype == np.float32
 
 
+def test_json_is_made_once_and_a_set_comes_back_as_a_sorted_list(cache):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"name": "ä", "ids": frozenset("bca"), "none": None}
+
+    found = [cache.json("kind", {"a": 1}, make) for _ in range(2)]
+    assert found == [{"name": "ä", "ids": ["a", "b", "c"], "none": None}] * 2 and made == [1]
+
+
 def test_shards_survive(cache):
     for value in (1, 2, 3):
         cache.add_shard("store", {"x": np.full((2, 2), value, np.float32)})

@@ -76,7 +76,7 @@ class Decoder(nn.Module):
         """``(n, D) -> (n, d)``, or its first ``dims``; not normalised, because truncation comes first."""
         if len(self.layers) == 1:
             weight = self.layers[0].weight  # whole where it can be: the gradient of a part is slow
-            decoded = nn.functional.linear(vectors, weight[:dims] if dims else weight)
+            decoded = nn.functional.linear(vectors, weight if dims is None else weight[:dims])
         else:
             decoded = self.layers(vectors * self.config["in_dims"] ** 0.5)[:, :dims]
         return decoded if self.linear is None else decoded + self.linear(vectors)[:, :dims]

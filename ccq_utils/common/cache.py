@@ -59,7 +59,8 @@ def remembered(function: Callable) -> Callable:
     def call(array):
         key = array_digest(array)
         with locks[key]:  # who asks for the same waits, who asks for another does not
-            held[key] = found = function(array) if (found := held.pop(key, None)) is None else found
+            found = held.pop(key, None)
+            held[key] = found = function(array) if found is None else found
         for oldest in [*held][:-16]:
             held.pop(oldest, None)
         return found
@@ -108,8 +109,9 @@ class Cache:
         return load_tensors((folder / "arrays.safetensors").read_bytes())
 
     def json(self, kind: str, key: dict, make: Callable[[], dict]) -> dict:
-        """An artifact that is a dictionary of JSON-able values."""
-        folder = self.artifact(kind, key, lambda path: (path / f"{kind}.json").write_text(json.dumps(make())))
+        """An artifact that is a dictionary of JSON-able values; a set of strings comes back as a sorted list."""
+        text = functools.partial(json.dumps, default=sorted)
+        folder = self.artifact(kind, key, lambda path: (path / f"{kind}.json").write_text(text(make())))
         return json.loads((folder / f"{kind}.json").read_text())
 
     def add_shard(self, store: str, tensors: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ import copy
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -172,11 +172,11 @@ def _trained(name, key, build, cache, source, modules=None):
     return BaseModel(name, digest(name, key), lambda: cache.artifact(name, key, build), "mit", source, modules=modules)
 
 
-def from_hub(name: str, spec: HubModel, profile: Profile, store: Cache) -> BaseModel:
+def from_hub(name: str, spec: HubModel, profile: Profile, cache: Cache) -> BaseModel:
     """A base model from the hub, in the profile's precision; fetched when used, or now where its files decide its prompts."""
-    key = {"spec": spec.model_dump(), "mteb": version("mteb")}
-    pinned = type(spec)(**store.json("pins", key, lambda: hub_models.pin(spec).model_dump()))
-    folder = cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
+    key = {"spec": spec.model_dump(), "mteb": version("mteb")}  # which takes seconds to import
+    pinned = type(spec)(**cache.json("pins", key, lambda: hub_models.pin(spec).model_dump()))
+    folder = lru_cache(lambda: hub_models.snapshot(spec.hub, pinned.revision))
     mark = digest("hub", spec.hub, pinned.revision, spec.pooling, spec.max_length)
     source, prompts = f"{spec.hub} (hub revision {pinned.revision})", hub_models.prompts(pinned, folder)
     how = {"modules": lambda path: hub_models.modules(path, spec), "device": None}

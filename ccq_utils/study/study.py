@@ -60,12 +60,9 @@ class Study:
         if not spec.source.startswith("mteb:"):
             return load_task(spec, self.profile.seed)
 
-        def make():
-            return vars(task := load_task(spec, self.profile.seed)) | {"validation": sorted(task.validation)}
-
         key = {"spec": spec.model_dump(), "seed": self.profile.seed, "fields": [*Task.__dataclass_fields__]}
         key["mteb"] = importlib.metadata.version("mteb")  # which pins the revision of the task's data
-        held = self.cache.json("tasks", key, make)
+        held = self.cache.json("task", key, lambda: vars(load_task(spec, self.profile.seed)))
         return Task(**held | {"validation": frozenset(held["validation"])})
 
     @cached_property
