@@ -53,13 +53,15 @@ def test_half_of_a_corpus_is_searched_and_the_other_is_fitted_on(judged_vectors,
     task, _, documents, queries = judged_vectors(random_vectors(90, 16), 30)
     general = FittingVectors(random_vectors(50, 16, seed=8))
 
-    def whole(study, split, members=None):
+    def whole(split):
         judge = Evaluator(task, split)
         asked = random_vectors(len(judge.query_ids), 16, seed=3)
         return Vectors({"a": TaskVectors(asked, documents, judge), "b": TaskVectors(asked, documents, judge)}, general)
 
-    monkeypatch.setattr(comparison, "task_vectors", whole)
+    monkeypatch.setattr(comparison, "with_validation", lambda _: (whole("test"), whole("validation")))
     halves = comparison.held_out(study)
+    assert halves["test"].by_task["a"].codes is halves["validation"].by_task["a"].codes
+    assert halves["test"].by_task["a"].codes is not halves["test"].by_task["b"].codes
     for split, half in halves.items():
         one, own = half.by_task["a"], half.fitting("a", OWN)
         assert len(own.training) == 45 and own is half.fitting("b", OWN) and own is halves["test"].own["a"]
@@ -69,7 +71,7 @@ def test_half_of_a_corpus_is_searched_and_the_other_is_fitted_on(judged_vectors,
         assert len(judge.task.documents) == 45 and len(one.queries) == len(judge.query_ids)
         assert all(set(task.qrels[query]) & set(judge.task.documents) for query in judge.query_ids)
         places = [Evaluator(task, split).query_ids.index(query) for query in judge.query_ids]
-        assert np.array_equal(one.queries, whole(None, split).by_task["a"].queries[places])
+        assert np.array_equal(one.queries, whole(split).by_task["a"].queries[places])
         perfect = np.array(
             [[judge.task.qrels[query].get(k, 0) for k in judge.task.documents] for query in judge.query_ids]
         )

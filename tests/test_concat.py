@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccq_utils.common.errors import StudyError
-from ccq_utils.models.vectors import centred, concat, linear_cka, pair_cosines, spread_shares, subsets
+from ccq_utils.models.vectors import centred, concat, linear_cka, pair_cosines, spread_shares
 
 
 @pytest.fixture
@@ -77,10 +77,6 @@ def test_bad_row_is_an_error_that_names_member_and_row(members, value, words):
     members[1][4] = value
     with pytest.raises(StudyError, match=f"member 2: row 4 is {words}"):
         concat(members)
-
-
-def test_subsets_are_all_non_empty_ones_small_first():
-    assert subsets("abc") == [*zip("abc"), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")]
 
 
 def test_cka_of_a_rotation_is_one(random_vectors):

@@ -19,6 +19,7 @@ from ccq_utils.study.scores import (
     score_codecs,
     score_method,
     score_table,
+    with_validation,
 )
 
 
@@ -68,6 +69,34 @@ def test_codec_is_repeated_exactly_where_its_seed_matters(study, vectors, name):
     assert all(not np.array_equal(codes[0], other) for other in codes[1:])
     table = score_codecs(vectors, codecs, method=name)
     assert set(table["seed"]) == set(range(len(codecs))) and set(table["scoring"]) == {"asymmetric"}
+
+
+def test_documents_are_coded_once_whatever_the_queries(study, vectors, monkeypatch):
+    one, (codec,) = vectors.by_task["c"], fitted_codecs(study, "PCA", 8, vectors.general)
+    codes = one.coded(codec)
+    assert np.array_equal(codes, codec.encode(one.documents))
+    monkeypatch.setattr(codec, "encode", lambda _: 1 / 0)
+    assert replace(one, queries=one.queries[::-1]).coded(codec) is codes
+    assert score_codecs(Vectors({"c": one}, vectors.general), [codec])["score"].mean() > 0.3
+    with pytest.raises(ZeroDivisionError):
+        vectors.by_task["a"].coded(codec)
+
+
+def test_validation_queries_come_with_the_documents_and_fits_of_the_test_queries(make_task, random_vectors):
+    task = make_task(documents=60, queries=24)
+    part = {"test": 1, "validation": 2, None: 3}
+    study = SimpleNamespace(
+        tasks={"a": task, "b": task},
+        tuning_tasks=["b"],
+        concat=lambda text, split, members, shares: random_vectors(30, 8, part.get(split)),
+        evaluator=lambda name, split="test": Evaluator(task, split),
+    )
+    test, validation = with_validation(study)
+    assert [*test.by_task] == ["a", "b"] and [*validation.by_task] == ["b"] and validation.general is test.general
+    ours, theirs = test.by_task["b"], validation.by_task["b"]
+    assert theirs.documents is ours.documents and theirs.codes is ours.codes
+    assert np.array_equal(theirs.queries, random_vectors(30, 8, 2)) and theirs.evaluator.split == "validation"
+    assert np.array_equal(ours.queries, random_vectors(30, 8, 1)) and ours.evaluator.split == "test"
 
 
 def test_tasks_that_share_documents_share_what_is_fitted(study, vectors):

@@ -3,13 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ccq_utils.common import paths
+from ccq_utils.common.cache import Cache
 from ccq_utils.common.errors import StudyError
+from ccq_utils.common.threads import one_thread
+from ccq_utils.data.profile import TextSpec
 from ccq_utils.study.claims import read_scores
 from ccq_utils.study.scores import score_table
 from ccq_utils.study.study import STEPS, Study, versions_table
-from ccq_utils.study.training import decoders, trained_decoder
+from ccq_utils.study.training import decoders, trained_decoder, trained_decoders
 
 
 @pytest.fixture
@@ -82,7 +86,7 @@ def test_split_without_queries_is_an_error_that_says_what_to_set(study, make_tas
     study.__dict__["tasks"] = {"made_up": make_task(validation=frozenset())}
     with pytest.raises(StudyError, match="no task has validation queries, on which models are chosen"):
         study.tuning_tasks  # noqa: B018
-    with pytest.raises(StudyError, match="'made_up' has no validation queries; set validation_queries"):
+    with pytest.raises(StudyError, match="'made_up': no validation query has an answer"):
         study.evaluator("made_up", "validation")
 
 
@@ -129,6 +133,33 @@ def test_decoders_are_one_per_seed_of_the_members_and_shares_and_as_wide_as_thei
     assert asked == [(["a", "b"], [0.3, 0.7])] * 2 * study.profile.seeds
     assert [decoder.config["out_dims"] for decoder in found] == [24] * study.profile.seeds
     assert (found[0].layers[0].weight != found[1].layers[0].weight).any()
+
+
+def test_decoders_trained_side_by_side_are_those_trained_alone(study, random_vectors, tmp_path):
+    texts = {"training": random_vectors(120, 24, 1), "validation": random_vectors(40, 24, 2)}
+    study.concat = lambda text, *_: texts[text]
+    given = [{"dims": 16, "seed": seed, "depth": 1 + seed % 2} for seed in range(6)]
+    both = trained_decoders(study, given)
+    study.cache = Cache(tmp_path / "other")
+    with one_thread():
+        alone = [trained_decoder(study, **settings) for settings in given]
+    for (ours, history), (theirs, expected) in zip(both, alone, strict=True):
+        assert history.equals(expected) and ours.config == theirs.config
+        assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+
+
+def test_training_text_of_a_file_is_read_again_only_when_the_file_changes(study, tmp_path, monkeypatch):
+    path, row = tmp_path / "texts.jsonl", '{{"id": "{0}", "title": "Title {0}", "text": "First. {1}"}}\n'
+    path.write_text("".join(row.format(number, f"word{number} " * 12) for number in range(400)))
+    spec = TextSpec(source=f"jsonl:{path}", passages=100, calibration=256, validation=16, min_words=5)
+    study.profile = study.profile.model_copy(update={"training": spec})
+    read = study.corpora.training
+    again, changed = (Study(study.profile.model_copy(update={"training": spec})) for _ in range(2))
+    monkeypatch.setattr("ccq_utils.study.study.load_corpora", lambda *_: 1 / 0)
+    assert again.corpora.training == read
+    path.write_text(path.read_text() + row.format("new", "one more"))
+    with pytest.raises(ZeroDivisionError):
+        changed.corpora  # noqa: B018
 
 
 def test_versions_table_names_the_libraries_that_decide_the_numbers():

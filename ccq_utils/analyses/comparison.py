@@ -19,7 +19,7 @@ from ccq_utils.common.progress import progress
 from ccq_utils.common.threads import side_by_side
 from ccq_utils.data.profile import TEXT_PARTS, TaskSpec
 from ccq_utils.study.metrics import Evaluator
-from ccq_utils.study.scores import FITTED_ON, FittingVectors, TaskVectors, Vectors, score_method, task_vectors
+from ccq_utils.study.scores import FITTED_ON, FittingVectors, Vectors, score_method, task_vectors, with_validation
 from ccq_utils.study.stats import with_verdicts
 from ccq_utils.study.study import Study
 from ccq_utils.study.training import trained_decoder, weights_of
@@ -27,17 +27,18 @@ from ccq_utils.study.training import trained_decoder, weights_of
 OURS = "equalised PCA"
 METHODS = (OURS, "decoder", "decoder, rotated", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``, with their usual bits."""
-ONCE = ("decoder", "binary", "OPQ")  # no seed draws anything; OPQ is slow, and its seeds lie within .002
+ONCE = ("decoder", "binary", "OPQ", "PQ, equalised", "ITQ, equalised")
+"""Made with one seed: none draws anything in the first two; OPQ's lie within .002; the last two are no rivals."""
 
 
 def held_out(study: Study) -> dict[str, Vectors]:
-    """Split (``validation``, ``test``) -> half of each corpus to search; what its other half is fitted on is ``own``.
+    """Split (``test``, ``validation``) -> half of each corpus to search; what its other half is fitted on is ``own``.
 
     The half is drawn by the profile's seed. Judgements of the other half are left out, and queries that had no others.
     """
     found, own = {}, {}
-    for split in ("validation", "test"):
-        whole, by_task = task_vectors(study, split), {}
+    for split, whole in zip(("test", "validation"), with_validation(study), strict=True):
+        by_task = {}
         for name, one in whole.by_task.items():
             task, names = one.evaluator.task, np.array(list(one.evaluator.task.documents), dtype=object)
             order = np.random.default_rng(study.profile.seed).permutation(len(names))
@@ -47,11 +48,12 @@ def held_out(study: Study) -> dict[str, Vectors]:
             qrels = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
             judge = Evaluator(replace(task, documents=documents, qrels=qrels), split)
             rows = [place for place, query in enumerate(one.evaluator.query_ids) if query in qrels]
-            by_task[name] = TaskVectors(one.queries[rows], one.documents[searched], judge)
             if name not in own:
                 fits, same = one.documents[fitted], (part for part in own.values())
                 own[name] = next((part for part in same if np.array_equal(part.training, fits)), FittingVectors(fits))
-        found[split] = Vectors(by_task, found["validation"].general if found else whole.general, own)
+            half = found["test"].by_task[name] if found else replace(one, documents=one.documents[searched], codes={})
+            by_task[name] = replace(half, queries=one.queries[rows], evaluator=judge)
+        found[split] = Vectors(by_task, whole.general, own)
     return found
 
 

@@ -10,8 +10,7 @@ from ccq_utils.study.study import Study
 
 PUBLISHED = paths.ROOT / "data" / "published_ndcg.csv"
 AGREES = 0.005
-"""nDCG@10 by which a measured score may differ from the published one before a prompt, a pooling or a revision is
-in doubt. MiniLM's scores on SciFact, NFCorpus and ArguAna differ by 0.0005 at most."""
+"""nDCG@10 by which a measured score may differ from the published one before a prompt, pooling or revision is in doubt."""
 
 
 def member_scores(study: Study, model: str | BaseModel, task: str, split: str = "test") -> np.ndarray:

@@ -52,7 +52,7 @@ def score_coded(
         shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
         found = {f"{scoring} {task}": [] for scoring in scorings for task in vectors.by_task}
         for (task, one), (seed, codec) in itertools.product(vectors.by_task.items(), enumerate(codecs)):
-            codes = flip_bits(codec.encode(one.documents), flipped, study.profile.seed + seed)
+            codes = flip_bits(one.coded(codec), flipped, study.profile.seed + seed)
             for scoring in scorings:
                 found[f"{scoring} {task}"].append(one.ndcg(scores(codec, one.queries, codes, scoring == "symmetric")))
         return {name: np.stack(each) for name, each in found.items()} | {"shape": np.array(shape)}

@@ -16,7 +16,6 @@ from ccq_utils.codecs.quantizer import packed_bytes
 from ccq_utils.common.errors import StudyError
 
 PQ_DIMS = 512  # that product quantization keeps at most: a codebook's share of the training text is small as it is
-MOST_ITQ_BITS = 1024  # beyond which ITQ's rotation takes minutes
 # rounds of training; more take two to four times as long and move retention at 48x by .002, less than another seed does
 ITQ_ROUNDS, OPQ_ROUNDS, OPQ_LLOYD, PQ_LLOYD = 5, 2, 4, 6
 OPQ_POINTS = 4000  # vectors that OPQ's rotation is trained on at most
@@ -96,18 +95,16 @@ class ItqCodec(LshCodec):
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
         """Learn a rotation of the PCA dims, from a random one on."""
-        if self.bits > MOST_ITQ_BITS:
-            raise NotPossible(f"ITQ of {self.bits} bits is not run: its rotation takes minutes beyond {MOST_ITQ_BITS}")
         require_distinct(vectors, self.bits)
-        mean = vectors.mean(axis=0, dtype=np.float64)
-        axes = principal_axes(vectors - mean)[:, : self.bits]
-        values = (vectors - mean) @ axes
+        self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        axes = principal_axes(vectors - self.mean_)[:, : self.bits]
+        values = (vectors - self.mean_) @ axes
         aim = axes.T @ np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
         for _ in range(1 + ITQ_ROUNDS):
-            left, _, right = np.linalg.svd(aim)
-            rotation = left @ right  # the one nearest to the aim
+            squares, basis = np.linalg.eigh(aim.T @ aim)  # of the rotation nearest to the aim
+            rotation = aim @ (basis / np.sqrt(np.maximum(squares, 1e-12 * squares[-1]))) @ basis.T
             aim = values.T @ np.where(values @ rotation >= 0, 1.0, -1.0)
-        self.mean_, self.planes_, self.decoder_ = mean.astype(np.float32), (axes @ rotation).astype(np.float32), None
+        self.planes_, self.decoder_ = (axes @ rotation).astype(np.float32), None
         return self
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:

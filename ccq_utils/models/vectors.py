@@ -1,7 +1,6 @@
 """Joining base models: the *concat* ``x = [x1; x2; ...]`` of L2-normalised members (paper section 3.1), or a weighted one."""
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,12 +30,6 @@ def concat(members: Sequence[np.ndarray], shares: Sequence[float] | None = None,
         np.multiply(np.float32(np.sqrt(share)), vectors, out=place, casting="same_kind")
         start += member.shape[1]
     return normalise(joined, "concat", out=joined)
-
-
-def subsets(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset of ``names``, small ones first."""
-    names = list(names)
-    return [chosen for size in range(1, len(names) + 1) for chosen in itertools.combinations(names, size)]
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:

@@ -4,13 +4,13 @@ Their columns are ``task``, ``query``, ``seed``, ``score`` and labels; ``Study.s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.codec import scores
+from ccq_utils.codecs.codec import Codec, scores
 from ccq_utils.codecs.percentile import DETERMINISTIC, make_codec
 from ccq_utils.common.cache import array_digest
 from ccq_utils.study.metrics import Evaluator
@@ -28,6 +28,13 @@ class TaskVectors:
     queries: np.ndarray
     documents: np.ndarray
     evaluator: Evaluator
+    codes: dict = field(default_factory=dict)  # by codec
+
+    def coded(self, codec: Codec) -> np.ndarray:
+        """The documents' codes, ``(documents, bytes_per_vector) uint8``, made once whatever the queries."""
+        if codec not in self.codes:
+            self.codes[codec] = codec.encode(self.documents)
+        return self.codes[codec]
 
     def ndcg(self, matrix: np.ndarray) -> np.ndarray:
         """nDCG@10 per query of a score matrix ``(queries, documents)``."""
@@ -46,8 +53,7 @@ class FittingVectors:
 
     training: np.ndarray
     calibration: np.ndarray | None = None
-    codecs: dict = field(default_factory=dict)
-    """What ``fitted_codecs`` has fitted on them."""
+    codecs: dict = field(default_factory=dict)  # that ``fitted_codecs`` has fitted
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,14 +90,23 @@ class Vectors:
         return score_vectors(self)
 
 
-def task_vectors(study: Study, split: str = "test", members=None, shares=None) -> Vectors:
-    """The concat of the selection, or of ``members`` and ``shares`` as of ``Study.concat``, for every task with ``split``."""
+def task_vectors(study: Study, members=None, shares=None) -> Vectors:
+    """The concat of the selection, or of ``members`` and ``shares`` as of ``Study.concat``, for every task: test queries."""
     by_task = {}
-    for task in study.tasks if split == "test" else study.tuning_tasks:
-        queries, documents = (study.concat(task, kind, members, shares) for kind in (split, None))
-        by_task[task] = TaskVectors(queries, documents, study.evaluator(task, split))
+    for task in study.tasks:
+        queries, documents = (study.concat(task, split, members, shares) for split in ("test", None))
+        by_task[task] = TaskVectors(queries, documents, study.evaluator(task))
     general = FittingVectors(*(study.concat(text, None, members, shares) for text in ("training", "calibration")))
     return Vectors(by_task, general)
+
+
+def with_validation(study: Study, members=None, shares=None) -> tuple[Vectors, Vectors]:
+    """``task_vectors``, and the same documents, with all that is fitted and coded, for validation queries."""
+    test, by_task = task_vectors(study, members, shares), {}
+    for task in study.tuning_tasks:
+        queries, judge = study.concat(task, "validation", members, shares), study.evaluator(task, "validation")
+        by_task[task] = replace(test.by_task[task], queries=queries, evaluator=judge)
+    return test, replace(test, by_task=by_task)
 
 
 def score_table(values: dict[str, np.ndarray], **labels) -> pd.DataFrame:
@@ -135,11 +150,10 @@ def fitted_codecs(
 def score_codecs(vectors: Vectors, codecs: list, symmetric: bool = False, **labels) -> pd.DataFrame:
     """Scores of a codec that was fitted once per seed: documents coded, queries in float or (``symmetric``) coded as well."""
     labels |= {"scoring": "symmetric" if symmetric else "asymmetric", "bytes_per_vector": codecs[0].bytes_per_vector}
-
-    def score(codec, one):
-        return one.ndcg(scores(codec, one.queries, codec.encode(one.documents), symmetric))
-
-    values = {task: np.stack([score(codec, one) for codec in codecs]) for task, one in vectors.by_task.items()}
+    values = {
+        task: np.stack([one.ndcg(scores(codec, one.queries, one.coded(codec), symmetric)) for codec in codecs])
+        for task, one in vectors.by_task.items()
+    }
     return score_table(values, **labels)
 
 

@@ -6,12 +6,13 @@ import platform
 import warnings
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ccq_utils.common import paths
-from ccq_utils.common.cache import LIBRARIES, Cache
+from ccq_utils.common.cache import LIBRARIES, Cache, file_digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.files import write_atomically
 from ccq_utils.data.corpora import Corpora, load_corpora
@@ -40,7 +41,9 @@ class Study:
     def __init__(self, profile: str | Profile, step: str = "", output: str = ""):
         if not isinstance(step, str) or step and step not in STEPS:
             raise StudyError(f"unknown step {step!r}; accepted: {', '.join(STEPS)}")
-        quiet()
+        warnings.filterwarnings("ignore", message=".*IProgress not found.*")  # stays out of executed notebooks
+        for name in "sentence_transformers transformers datasets model2vec httpx mteb huggingface_hub".split():
+            logging.getLogger(name).setLevel(logging.ERROR)  # and load reports, but no errors
         figures.style()
         given = profile.name if isinstance(profile, Profile) else profile
         self.command = f"ccq run --profile {given}{f' --out {output}' if output else ''}"  # what makes its tables
@@ -49,6 +52,7 @@ class Study:
         self.cache = Cache(paths.cache_folder())
         self.results, self.figures, _ = paths.folders(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
+        self._evaluators: dict[tuple, Evaluator] = {}
         self._scores: list[pd.DataFrame] = []
 
     @cached_property
@@ -69,9 +73,10 @@ class Study:
     def corpora(self) -> Corpora:
         """Training, calibration and validation text without judgements."""
         spec, seed = self.profile.training, self.profile.seed
-        if not spec.source.startswith("hub:"):
+        kind, _, place = spec.source.partition(":")
+        if kind != "hub" and not Path(place).is_file():
             return load_corpora(spec, seed)
-        key = {"spec": spec.model_dump(), "seed": seed}
+        key = {"spec": spec.model_dump(), "seed": seed} | ({} if kind == "hub" else {"file": file_digest(Path(place))})
         return Corpora(**self.cache.json("corpora", key, lambda: asdict(load_corpora(spec, seed))))
 
     @cached_property
@@ -118,20 +123,15 @@ class Study:
         return concat(found, shares, normalised)
 
     def evaluator(self, task: str, split: str = "test") -> Evaluator:
-        """The scorer of one task and split; a task without validation queries has only ``test``."""
+        """The scorer of one task and split, made once."""
         if (task, split) not in self._evaluators:
-            raise StudyError(f"task {task!r} has no {split} queries; set validation_queries in the profile")
+            self._evaluators[task, split] = Evaluator(self.tasks[task], split)
         return self._evaluators[task, split]
-
-    @cached_property
-    def _evaluators(self):
-        each = ((name, task, split) for name, task in self.tasks.items() for split in ("validation", "test"))
-        return {(name, split): Evaluator(task, split) for name, task, split in each if task.query_ids(split)}
 
     @property
     def tuning_tasks(self) -> list[str]:
         """Tasks with validation queries, on which choices are made."""
-        if found := [name for name in self.tasks if (name, "validation") in self._evaluators]:
+        if found := [name for name, task in self.tasks.items() if task.query_ids("validation")]:
             return found
         raise StudyError("no task has validation queries, on which models are chosen; set validation_queries of one")
 
@@ -171,13 +171,6 @@ class Study:
         """Save a figure as PNG and SVG under ``figures/PROFILE`` and display it."""
         figures.save_figure(figure, self.figures, f"{self.step}_{name}")
         figures.show(figure)
-
-
-def quiet() -> None:
-    """Progress bars and load reports of libraries stay out of executed notebooks; their errors do not."""
-    warnings.filterwarnings("ignore", message=".*IProgress not found.*")
-    for name in ("sentence_transformers", "transformers", "datasets", "model2vec", "httpx", "mteb", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def versions_table() -> pd.DataFrame:

@@ -1,11 +1,16 @@
 """Decoders trained on a profile's text, kept in the cache with their loss history."""
 
+import threading
+
 import pandas as pd
 import torch
 
 from ccq_utils.codecs.decoder import LOSSES, Decoder, fit_pca, train_decoder
 from ccq_utils.common.cache import array_digest
+from ccq_utils.common.threads import side_by_side
 from ccq_utils.study.study import Study
+
+DRAWING = threading.Lock()  # torch's random numbers are those of all threads
 
 
 def trained_decoder(
@@ -30,8 +35,9 @@ def trained_decoder(
     settings["loss"] = loss or LOSSES[0]
 
     def build(folder):
-        torch.manual_seed(settings["seed"])
-        decoder = Decoder(training.shape[1], dims, **shape)
+        with DRAWING:
+            torch.manual_seed(settings["seed"])
+            decoder = Decoder(training.shape[1], dims, **shape)
         if start == "PCA":
             decoder.start_from(fit_pca(training, dims))
         history = train_decoder(decoder, training, validation, **settings)
@@ -43,9 +49,15 @@ def trained_decoder(
     return Decoder.load(folder), pd.read_csv(folder / "history.csv")
 
 
+def trained_decoders(study: Study, given: list[dict]) -> list[tuple[Decoder, pd.DataFrame]]:
+    """``trained_decoder`` of several settings, side by side: without dropout, whose random numbers threads would share."""
+    return [*side_by_side(lambda settings: trained_decoder(study, **settings), zip(given, strict=True))]
+
+
 def decoders(study: Study, seeds: int | None = None, **given) -> list[Decoder]:
     """The paper's decoder, from a random start, one per seed of the profile; ``given`` goes to ``trained_decoder``."""
-    return [trained_decoder(study, seed=seed, **given)[0] for seed in range(seeds or study.profile.seeds)]
+    seeds = range(seeds or study.profile.seeds)
+    return [decoder for decoder, _ in trained_decoders(study, [{"seed": seed, **given} for seed in seeds])]
 
 
 def weights_of(decoders: list[Decoder]) -> list[str]:
