@@ -37,7 +37,8 @@ def similarity_loss(inputs: torch.Tensor, outputs: torch.Tensor, stops: list[int
 
 def reconstruction_loss(inputs, outputs, stops: list[int], weight: torch.Tensor) -> torch.Tensor:
     """Squared error of ``(batch, D)``, rebuilt from each prefix of ``(batch, d)`` by one layer's ``weight``, ``(d, D)``."""
-    blocks = (outputs[:, start:stop] @ weight[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+    sizes = np.diff([0, *stops, len(weight)]).tolist()  # no slices: the gradient of each would be a whole weight
+    blocks = (part @ rows for part, rows, _ in zip(outputs.split(sizes, 1), weight.split(sizes), stops, strict=False))
     return sum(((guess - inputs) ** 2).sum(dim=1).mean() for guess in itertools.accumulate(blocks)) / len(stops)
 
 

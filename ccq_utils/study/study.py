@@ -52,8 +52,7 @@ class Study:
         self.cache = Cache(paths.cache_folder())
         self.results, self.figures, _ = paths.folders(self.profile.name, output)
         self._vectors: dict[tuple, np.ndarray] = {}
-        self._evaluators: dict[tuple, Evaluator] = {}
-        self._scores: list[pd.DataFrame] = []
+        self._evaluators, self._scores = {}, []
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
