@@ -48,7 +48,6 @@ def score_coded(
 
     def make():
         codecs = fitted_codecs(study, method, room, vectors.general, decoders, seeds, bits)
-
         shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
         found = {f"{scoring} {task}": [] for scoring in scorings for task in vectors.by_task}
         for (task, one), (seed, codec) in itertools.product(vectors.by_task.items(), enumerate(codecs)):

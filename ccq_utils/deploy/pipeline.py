@@ -43,20 +43,20 @@ class CompressedModel:
 
     @classmethod
     def from_profile(
-        cls, profile="default", budget=None, codec=USUAL, general=False, output="", device="cpu", precision="float32"
+        cls, profile="default", budget=None, codec=USUAL, general=False, output="", device="cpu", precision=None
     ) -> "CompressedModel":
         """The members that notebook 01 of a profile (name or YAML file) chose, joined with the shares that it chose, if any.
 
         ``codec`` is a name in ``codecs.percentile.CODECS`` (``decoder`` trains one for these shares), of ``budget`` bytes per
         document, or a 48th of the concat's. It is fitted on the profile's training text where ``general``; otherwise call
-        ``fit`` with texts of your own. ``output`` is where the profile's notebooks wrote to; empty for the checkout.
+        ``fit`` with your own. ``output`` is where its notebooks wrote to, or empty; ``precision`` the profile's where None.
         """
         from ccq_utils.deploy import card  # these read the study's tables
         from ccq_utils.study.study import Study
         from ccq_utils.study.training import trained_decoder
 
         check_device(device)
-        encoding.precision_here(precision)
+        encoding.precision_here(precision or "float32")
         study = Study(profile, output=output)
         chosen = study.selection[study.selection["share"] > 0]
         names, shares = list(chosen["member"]), list(chosen["share"])
@@ -69,7 +69,8 @@ class CompressedModel:
         made = make_codec(codec, dims, budget or max(1, 4 * dims // 48), decoder, study.profile.seed)
         if general:
             made.fit(*(study.concat(text, None, names, shares) for text in ("training", "calibration")))
-        return cls(ConcatTransformer(modules=[joined], device=device), made, card.measured(study), precision)
+        model = ConcatTransformer(modules=[joined], device=device)
+        return cls(model, made, card.measured(study), precision or study.profile.precision)
 
     def fit(self, texts: list[str]) -> "CompressedModel":
         """Fit the codec on the texts that will be coded, or on others like them."""
