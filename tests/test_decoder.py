@@ -68,6 +68,14 @@ def test_reconstruction_loss_of_pca_is_what_it_leaves_out(training):
     assert reconstruction_loss(values, outputs, [24], weight).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("stops", [[8], [3, 8], [3, 8, 24]])
+def test_reconstruction_loss_is_the_mean_over_prefixes(training, stops):
+    values, weight = torch.from_numpy(training), torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
+    outputs = values @ weight.T
+    errors = [(outputs[:, :stop] @ weight[:stop] - values).square().sum(dim=1).mean().item() for stop in stops]
+    assert reconstruction_loss(values, outputs, stops, weight).item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
 @pytest.mark.parametrize("dims", [1, 5, 12])
 def test_pca_and_each_prefix_span_what_scikit_learn_finds(training, dims):
     axes = fit_pca(training, 12).layers[0].weight.detach().numpy()[:dims]

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import polar
 
 from ccq_utils.codecs.codec import NotPossible, scores, shared_bytes
-from ccq_utils.codecs.peers import PEERS, FaissCodec, make_peer
+from ccq_utils.codecs.decoder import principal_axes
+from ccq_utils.codecs.peers import ITQ_ROUNDS, PEERS, FaissCodec, make_peer
 from ccq_utils.common.errors import StudyError
 
 DIMS = 64
@@ -94,6 +96,18 @@ def test_itq_does_not_hang_on_the_last_digits_of_the_vectors(random_vectors):
     moved = plain * (1 + 1e-6 * random_vectors(600, DIMS, 5))
     first, again = (make_peer("ITQ", DIMS, 8).fit(vectors).encode(plain) for vectors in (plain, moved))
     assert np.unpackbits(first ^ again).mean() < 0.001
+
+
+def test_itq_is_that_of_scipys_polar_decomposition(random_vectors):
+    vectors = random_vectors(500, DIMS, 1, 0.9)
+    codec = make_peer("ITQ", DIMS, 2, seed=3).fit(vectors)
+    axes = principal_axes(vectors - codec.mean_)[:, :16]
+    values, aim = (vectors - codec.mean_) @ axes, axes.T @ np.random.default_rng(3).standard_normal((DIMS, 16))
+    for _ in range(1 + ITQ_ROUNDS):
+        rotation = polar(aim)[0]
+        aim = values.T @ np.where(values @ rotation >= 0, 1, -1)
+    assert codec.planes_ == pytest.approx(axes @ rotation, abs=1e-5)
+    assert codec.planes_.T @ codec.planes_ == pytest.approx(np.eye(16), abs=1e-5)
 
 
 def test_rabitq_keeps_its_constants_within_the_budget(corpus):

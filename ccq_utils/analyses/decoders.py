@@ -13,7 +13,7 @@ from ccq_utils.study.training import trained_decoders
 
 
 def train(study: Study, variants: dict[str, dict], seeds: dict[str, int] | None = None):
-    """Variants of a decoder (name -> settings of ``trained_decoder``), each trained with the profile's seeds.
+    """Variants of a decoder (name -> settings of ``trained_decoders``), each trained with the profile's seeds.
 
     ``seeds`` says, by name, how many are enough where no verdict hangs on more. Returns name -> one decoder per seed, and
     losses by ``decoder``, ``seed`` and ``epoch``.

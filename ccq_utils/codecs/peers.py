@@ -87,8 +87,8 @@ class FaissCodec:
 class ItqCodec(LshCodec):
     """Iterative quantization (Gong and Lazebnik, CVPR 2011): signs of PCA dims, turned so that little is lost.
 
-    All in float64, and from a start that hangs on the space of the PCA dims and not on its axes: these differ between
-    machines where variances lie close together, and codes of a few bits with them.
+    Its rotation is found in float64, from a start that hangs on the space of the PCA dims and not on its axes: these
+    differ between machines where variances lie close together, and codes of a few bits with them.
     """
 
     drawn = ()
