@@ -64,11 +64,16 @@ def test_self_exclusion_changes_the_scores(make_task, encoder):
     assert not np.allclose(with_own, without)
 
 
-def test_tied_scores_equal_those_of_pytrec_eval(task):
-    evaluator = Evaluator(task)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_tied_scores_equal_those_of_pytrec_eval(make_task, exclude_self):
+    evaluator = Evaluator(task := make_task(exclude_self=exclude_self))
     scores = np.random.default_rng(0).integers(0, 8, (len(evaluator.query_ids), len(task.documents))).astype(np.float32)
     run = {
-        query: dict(zip(task.documents, map(float, row), strict=True))
+        query: {
+            name: float(score)
+            for name, score in zip(task.documents, row, strict=True)
+            if not exclude_self or name != query
+        }
         for query, row in zip(evaluator.query_ids, scores, strict=True)
     }
     theirs = pytrec_eval.RelevanceEvaluator(task.qrels, {"ndcg_cut.10", "recall.100", "recip_rank"}).evaluate(run)

@@ -34,11 +34,6 @@ def require_distinct(rows, needed: int) -> None:
         raise NotPossible(f"{known}; this fit needs at least {needed}, most of them different")
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length one, ``(n, d)``; a row of zeros stays."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
 def scores(codec: Codec, queries: np.ndarray, codes: np.ndarray, symmetric: bool = False) -> np.ndarray:
     """Scores ``(queries, documents)`` of ``(queries, D)``, in float or coded too (``symmetric``), with decoded documents."""
     if hasattr(codec, "score"):

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ccq_utils.codecs.codec import Codec, unit
+from ccq_utils.codecs.codec import Codec
 from ccq_utils.codecs.decoder import Decoder, fit_pca, random_rotation
 from ccq_utils.codecs.quantizer import BITS, PercentileQuantizer, packed_bytes
 from ccq_utils.common.errors import StudyError
@@ -55,7 +55,8 @@ class PercentileCodec:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """``(n, bytes_per_vector) uint8 -> (n, dims) float32``, of length one: scores are cosines, as the paper's."""
-        return unit(self.quantizer_.decode(codes))
+        values = self.quantizer_.decode(codes)
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)  # zeros stay
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """Settings (JSON-ready) and arrays of a fitted codec, without its decoder."""

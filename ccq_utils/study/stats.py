@@ -1,6 +1,7 @@
 """Estimates with intervals from per-query scores: one long table in, one row per group and task out."""
 
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -108,16 +109,17 @@ def compare(formula, runs: list[dict[str, np.ndarray]], resamples: int, seed: in
     means = {task: [run[task].mean(axis=1) for run in runs] for task in runs[0]}
     tasks = list(means)
 
-    def draw(task, slot):
-        weights = resample_weights(len(means[task][0]), resamples, seed, slot)
-        return formula(*(weights @ each for each in means[task]))
+    def draw(task, slot, which=slice(None)):
+        weights = resample_weights(len(means[task][0]), resamples, seed, slot)[which]
+        return formula(*(weights @ np.column_stack(means[task])).T)
 
     parts = {task: ([task], draw(task, 0)) for task in tasks}
     if len(tasks) > 1:
         picked = np.random.default_rng([seed, len(tasks)]).integers(len(tasks), size=(resamples, len(tasks)))
-        each = np.arange(resamples)
-        drawn = [np.stack([draw(task, slot) for task in tasks])[of, each] for slot, of in enumerate(picked.T)]
-        parts[MACRO] = (tasks, np.mean(drawn, axis=0))
+        drawn = np.empty(picked.shape)
+        for (slot, picks), (number, task) in product(enumerate(picked.T), enumerate(tasks)):
+            drawn[picks == number, slot] = draw(task, slot, picks == number)
+        parts[MACRO] = (tasks, drawn.mean(axis=1))
     found = {}
     for name, (members, resampled) in parts.items():
         estimate = np.mean([formula(*(each.mean() for each in means[task])) for task in members])
