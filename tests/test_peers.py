@@ -102,10 +102,9 @@ def test_itq_is_that_of_scipys_polar_decomposition(random_vectors):
     vectors = random_vectors(500, DIMS, 1, 0.9)
     codec = make_peer("ITQ", DIMS, 2, seed=3).fit(vectors)
     axes = principal_axes(vectors - codec.mean_)[:, :16]
-    values, aim = (vectors - codec.mean_) @ axes, axes.T @ np.random.default_rng(3).standard_normal((DIMS, 16))
-    for _ in range(1 + ITQ_ROUNDS):
-        rotation = polar(aim)[0]
-        aim = values.T @ np.where(values @ rotation >= 0, 1, -1)
+    values, rotation = (vectors - codec.mean_) @ axes, axes.T @ np.random.default_rng(3).standard_normal((DIMS, 16))
+    for _ in range(ITQ_ROUNDS):
+        rotation = polar(values.T @ np.where(values @ rotation >= 0, 1, -1))[0]
     assert codec.planes_ == pytest.approx(axes @ rotation, abs=1e-5)
     assert codec.planes_.T @ codec.planes_ == pytest.approx(np.eye(16), abs=1e-5)
 

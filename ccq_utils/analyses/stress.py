@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import Decoder
 from ccq_utils.codecs.percentile import DETERMINISTIC, GRADED
 from ccq_utils.codecs.quantizer import BITS, packed_bytes
@@ -35,9 +34,9 @@ def score_coded(
     Returns a long table with ``scoring``, ``dims``, ``bits``, ``bytes_per_vector``, ``method``, ``budget`` and the labels.
     """
     if isinstance(bits, dict):
-        given = (vectors, method, budget, decoders)
-        best = [(bits.get((method, budget, scoring)), seeds, flipped, (scoring,)) for scoring in scorings]
-        return pd.concat([score_coded(study, *given, *own, **labels) for own in best], ignore_index=True)
+        alike = itertools.groupby(scorings, lambda scoring: bits.get((method, budget, scoring)))
+        given = [(vectors, method, budget, decoders, best, seeds, flipped, tuple(sides)) for best, sides in alike]
+        return pd.concat([score_coded(study, *each, **labels) for each in given], ignore_index=True)
     decoders = list(decoders)[:seeds] if method.startswith("decoder") else []
     most, room = (decoders[0].config["out_dims"] if decoders else vectors.dims), budget
     if bits:
@@ -51,9 +50,10 @@ def score_coded(
         shape = getattr(codecs[0], "dims", 1), codecs[0].bits, codecs[0].bytes_per_vector
         found = {f"{scoring} {task}": [] for scoring in scorings for task in vectors.by_task}
         for (task, one), (seed, codec) in itertools.product(vectors.by_task.items(), enumerate(codecs)):
-            codes = flip_bits(one.coded(codec), flipped, study.profile.seed + seed)
-            for scoring in scorings:
-                found[f"{scoring} {task}"].append(one.ndcg(scores(codec, one.queries, codes, scoring == "symmetric")))
+            documents = codec.decode(flip_bits(one.coded(codec), flipped, study.profile.seed + seed)).T
+            for side in scorings:
+                queries = codec.decode(codec.encode(one.queries)) if side == "symmetric" else codec.project(one.queries)
+                found[f"{side} {task}"].append(one.ndcg(queries @ documents))
         return {name: np.stack(each) for name, each in found.items()} | {"shape": np.array(shape)}
 
     held = study.cache.arrays("scores", key, make)

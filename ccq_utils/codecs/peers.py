@@ -94,16 +94,16 @@ class ItqCodec(LshCodec):
     drawn = ()
 
     def fit(self, vectors: np.ndarray, calibration: np.ndarray | None = None) -> "ItqCodec":
-        """Learn a rotation of the PCA dims, from a random one on."""
+        """Learn a rotation of the PCA dims, from the signs of random projections on."""
         require_distinct(vectors, self.bits)
         self.mean_ = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         axes = principal_axes(vectors - self.mean_)[:, : self.bits]
         values = (vectors - self.mean_) @ axes
-        aim = axes.T @ np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
-        for _ in range(1 + ITQ_ROUNDS):
+        rotation = axes.T @ np.random.default_rng(self.seed).standard_normal((vectors.shape[1], self.bits))
+        for _ in range(ITQ_ROUNDS):
+            aim = values.T @ np.where(values @ rotation >= 0, 1.0, -1.0)
             squares, basis = np.linalg.eigh(aim.T @ aim)  # of the rotation nearest to the aim
             rotation = aim @ (basis / np.sqrt(np.maximum(squares, 1e-12 * squares[-1]))) @ basis.T
-            aim = values.T @ np.where(values @ rotation >= 0, 1.0, -1.0)
         self.planes_, self.decoder_ = (axes @ rotation).astype(np.float32), None
         return self
 
