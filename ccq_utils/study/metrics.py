@@ -11,7 +11,7 @@ from ccq_utils.common.errors import StudyError
 from ccq_utils.data.tasks import Task
 
 METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_100")
-NEVER = np.iinfo(np.int64).max  # the rank of a judged document that is excluded
+NEVER = np.iinfo(np.int64).max  # the rank of a judged document that is excluded, or that comes after ``DEPTH``
 DEPTH = 100  # ranks that a metric looks at
 BLOCK = 256  # queries per block of scores: 256 x 10,000 documents are 10 MB of float32
 
@@ -54,16 +54,16 @@ class Evaluator:
             best, given = costs[rows - start, :depth], -matrix[rows, columns]  # the best are in no order
             above, equal = (best < given[:, None]).sum(axis=1), (best == given[:, None]).sum(axis=1)
             last = best.max(axis=1)
-            for pair in np.flatnonzero((equal > 1) | (given == last)):  # at the last there may be more
+            for pair in np.flatnonzero((equal > 1) | (given == last)):  # others may tie with the last
                 ties = (matrix[rows[pair]] == -given[pair]) & (self.tie_rank < self.tie_rank[columns[pair]])
                 above[pair] += np.count_nonzero(np.flatnonzero(ties) != self.own[rows[pair]])
             ranks[pairs] = np.where(given <= last, above + 1, NEVER)
         ranks[self.columns == self.own[self.rows]] = NEVER
         dcg = np.bincount(self.rows, np.where(ranks <= 10, self.gains / np.log2(ranks + 1.0), 0), size)
-        best = np.full(size, NEVER)
-        np.minimum.at(best, self.rows, ranks)
+        first = np.full(size, NEVER)
+        np.minimum.at(first, self.rows, ranks)
         found = np.bincount(self.rows, ranks <= DEPTH, size)
-        values = dcg / self.ideal, np.where(best <= 10, 1 / best, 0), found / self.relevant
+        values = dcg / self.ideal, np.where(first <= 10, 1 / first, 0), found / self.relevant
         return pd.DataFrame(dict(zip(METRICS, values, strict=True)), index=pd.Index(self.query_ids, name="query"))
 
     def _costs(self, scores, block):
