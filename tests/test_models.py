@@ -17,7 +17,7 @@ from ccq_utils.models.lexical import LexicalEncoder
 from ccq_utils.models.static import _batches, new_static, train_static
 
 QUICK = [name for name in models.BUILDERS if name != "model2vec"]
-"""Distilling model2vec takes half a minute of both cores: the study does it, and ``ccq verify`` holds its card and scores."""
+"""Distilling model2vec takes half a minute on free cores; one test does it."""
 
 TEXTS = ["Sort the values of an array.", "a", "Ordnung der Werte, 2024!", "shortest path " * 40]
 
@@ -177,7 +177,7 @@ def test_finetuning_a_member_that_is_not_static_is_an_error(loaded, corpora, tmp
         model.folder()
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*QUICK, pytest.param("model2vec", marks=pytest.mark.slow)])
 def test_card_says_what_the_model_is(loaded, name):
     card, vectors = loaded[name].card, loaded[name].model.encode(TEXTS)
     assert card["name"] == name and card["licence"] and card["source"]
