@@ -7,8 +7,9 @@ from sentence_transformers import SentenceTransformer
 
 from ccq_utils.codecs.codec import scores
 from ccq_utils.codecs.decoder import Decoder, fit_pca, train_decoder
+from ccq_utils.codecs.peers import make_peer
 from ccq_utils.codecs.percentile import make_codec
-from ccq_utils.common.cache import CACHE_VERSION, MANIFEST, Cache
+from ccq_utils.common.cache import CACHE_VERSION, MANIFEST, VECTORS_VERSION, Cache
 from ccq_utils.common.errors import StudyError
 from ccq_utils.models.lexical import LexicalEncoder
 
@@ -171,7 +172,7 @@ def test_large_rows_lie_in_a_file_without_a_name_and_small_ones_in_memory(cache,
 
 
 def test_cached_results_are_those_of_the_version(random_vectors):
-    """What is kept under this ``CACHE_VERSION``: where a number moves, raise it and renew the numbers together."""
+    """What is kept under these versions: where a number moves, raise its version and renew the numbers together."""
     training, held_out = random_vectors(256, 24, 1), random_vectors(64, 24, 2)
     torch.manual_seed(0)
     decoder = Decoder(24, 8)
@@ -184,13 +185,16 @@ def test_cached_results_are_those_of_the_version(random_vectors):
         "PCA": np.abs(fit_pca(training, 4).transform(held_out)).mean(),
         "lexical": np.abs(SentenceTransformer(modules=[lexical], device="cpu").encode(["rain and wind"])).mean(),
     }
-    for name in ("LSH", "PCA", "PCA, rotated", "equalised PCA"):
-        codec = make_codec(name, 24, 4, None, 7).fit(training, held_out)
+    made = {name: make_codec(name, 24, 4, None, 7) for name in ("LSH", "PCA", "PCA, rotated", "equalised PCA")}
+    made |= {name: make_peer(name, 24, 2, 7) for name in ("ITQ", "binary")}
+    for name, codec in made.items():
+        codec.fit(training, held_out)
         found[f"scores, {name}"] = np.square(scores(codec, held_out[:8], codec.encode(held_out))).mean()
-    assert (CACHE_VERSION, found) == (KNOWN[0], pytest.approx(KNOWN[1], rel=5e-3))
+    assert (CACHE_VERSION, VECTORS_VERSION, found) == (*KNOWN[:2], pytest.approx(KNOWN[2], rel=5e-3))
 
 
 KNOWN = (
+    6,
     5,
     {
         "trained decoder": 0.14779,
@@ -200,6 +204,8 @@ KNOWN = (
         "scores, PCA": 0.08985,
         "scores, PCA, rotated": 0.09136,
         "scores, equalised PCA": 0.08717,
+        "scores, ITQ": 0.95058,
+        "scores, binary": 1.16453,
     },
 )
-"""``CACHE_VERSION`` and what it computes."""
+"""``CACHE_VERSION``, ``VECTORS_VERSION`` (of *lexical*), and what they compute."""

@@ -27,8 +27,7 @@ from ccq_utils.study.training import trained_decoder, weights_of
 OURS = "equalised PCA"
 METHODS = (OURS, "decoder", "decoder, rotated", "PCA, rotated", "LSH")
 """Ours, the paper's pipeline and its simplest rivals, by their names in ``percentile.CODECS``, with their usual bits."""
-ONCE = ("decoder", "binary", "OPQ")
-"""Made with one seed: none draws anything in the first two; OPQ is slow, and its seeds lie within .002."""
+ONCE = ("decoder", "binary", "OPQ")  # no seed draws anything in the first two; OPQ is slow, its seeds lie within .002
 
 
 def held_out(study: Study) -> dict[str, Vectors]:

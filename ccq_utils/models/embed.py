@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 
 import numpy as np
 
-from ccq_utils.common.cache import Cache, computed_by, digest
+from ccq_utils.common.cache import VECTORS_VERSION, Cache, computed_by, digest
 from ccq_utils.common.errors import StudyError
 from ccq_utils.common.progress import progress
 from ccq_utils.models import encoding
@@ -27,7 +27,7 @@ def embed(model: BaseModel, texts: list[str], cache: Cache, kind: str = "documen
         if not isinstance(text, str) or not text.strip():
             raise StudyError(f"text number {index} for {model.name!r} is {text!r}; give strings with at least one word")
     prompt = model.prompts[kind]
-    store = f"{model.name}-{digest(model.fingerprint, model.precision, computed_by())[:16]}"
+    store = f"{model.name}-{digest(model.fingerprint, model.precision, computed_by(VECTORS_VERSION))[:16]}"
     places = defaultdict(list)
     for place, text in enumerate(texts):
         places[hashlib.sha256((prompt + text).encode()).digest()[:16]].append(place)
